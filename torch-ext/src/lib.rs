@@ -1,1 +1,16 @@
-//! Placeholder.
+//! The parts of libtorch that tch does not wrap, and the only unsafe code of the project.
+//!
+//! Every C++ call goes through one macro on each side: `guarded` in the shim turns exceptions into numbers,
+//! [`error::call`] turns numbers into [`TorchError`]. What comes out are ordinary [`tch::Tensor`]s.
+
+mod attention;
+mod error;
+mod linear;
+mod mapped;
+mod runtime;
+
+pub use attention::varlen_attention;
+pub use error::TorchError;
+pub use linear::{Activation, PackedLinear};
+pub use mapped::MappedFile;
+pub use runtime::{keep_freed_memory, load_cuda};

@@ -1,0 +1,23 @@
+//! Compiles the C++ shim against the headers of the libtorch that tch uses.
+
+#[path = "link.rs"]
+mod link;
+
+use std::path::PathBuf;
+
+fn main() {
+    link::main();
+    println!("cargo::rerun-if-changed=shim");
+    let lib = std::env::var("DEP_TCH_LIBTORCH_LIB").expect("torch-sys says where libtorch is");
+    let include = PathBuf::from(lib).with_file_name("include");
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .opt_level(1)
+        .debug(false)
+        .warnings(false) // libtorch's headers have their own.
+        .include(&include)
+        .include(include.join("torch/csrc/api/include"))
+        .file("shim/shim.cpp")
+        .compile("torch_ext_shim");
+}

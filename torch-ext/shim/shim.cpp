@@ -1,0 +1,106 @@
+// What libtorch has and tch does not wrap, as C functions.
+//
+// Every function returns 0, or the number of an error whose text `beige_last_error` gives. No exception
+// leaves this file. Tensors come in as borrowed pointers and go out as new ones that the caller owns.
+
+#include <ATen/core/Tensor.h>
+#include <ATen/core/List.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/_flash_attention_forward.h>
+#include <ATen/ops/from_blob.h>
+#include <c10/util/Exception.h>
+
+#include <exception>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+
+namespace {
+
+enum Code : int { kOk = 0, kFailed = 1, kOutOfMemory = 2 };
+
+thread_local std::string last_error;
+
+Code fail(Code code, const char* text) noexcept {
+  try {
+    last_error = text;
+  } catch (...) {
+    last_error.clear();
+  }
+  return code;
+}
+
+template <typename Body>
+int guarded(Body&& body) noexcept {
+  try {
+    body();
+    return kOk;
+  } catch (const c10::OutOfMemoryError& error) {
+    return fail(kOutOfMemory, error.what_without_backtrace());
+  } catch (const c10::Error& error) {
+    return fail(kFailed, error.what_without_backtrace());
+  } catch (const std::bad_alloc& error) {
+    return fail(kOutOfMemory, error.what());
+  } catch (const std::exception& error) {
+    return fail(kFailed, error.what());
+  } catch (...) {
+    return fail(kFailed, "an exception of an unknown kind");
+  }
+}
+
+using Pack = at::Tensor(const at::Tensor&, std::optional<int64_t>);
+using Linear = at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, std::string_view,
+                          c10::List<std::optional<at::Scalar>>, std::optional<std::string_view>);
+
+template <typename Signature>
+c10::TypedOperatorHandle<Signature> find(const char* name) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
+}
+
+}  // namespace
+
+extern "C" {
+
+const char* beige_last_error() { return last_error.c_str(); }
+
+// oneDNN's own layout of `weight` [out, in] for inputs of about `rows` rows.
+int beige_pack_linear(const at::Tensor* weight, int64_t rows, at::Tensor** out) {
+  return guarded([&] {
+    static const auto pack = find<Pack>("mkldnn::_reorder_linear_weight");
+    *out = new at::Tensor(pack.call(*weight, rows));
+  });
+}
+
+// act(input @ weight^T + bias), `weight` packed. `activation` is one of oneDNN's names, "none" for none.
+int beige_linear(const at::Tensor* input, const at::Tensor* weight, const at::Tensor* bias, const char* activation,
+                 at::Tensor** out) {
+  return guarded([&] {
+    static const auto linear = find<Linear>("mkldnn::_linear_pointwise");
+    const std::string_view name = activation;
+    const auto algorithm = name == "gelu" ? std::optional<std::string_view>("none") : std::nullopt;
+    *out = new at::Tensor(linear.call(*input, *weight, std::optional<at::Tensor>(*bias), name, c10::List<std::optional<at::Scalar>>(), algorithm));
+  });
+}
+
+// Attention within each of many sequences laid end to end (FlashAttention-2; CUDA, half precision only).
+// `query`, `key`, `value` [tokens, heads, width]; `starts` [sequences + 1] int32: where each begins.
+int beige_varlen_attention(const at::Tensor* query, const at::Tensor* key, const at::Tensor* value,
+                           const at::Tensor* starts, int64_t longest, at::Tensor** out) {
+  return guarded([&] {
+    auto result = at::_flash_attention_forward(*query, *key, *value, *starts, *starts, longest, longest, 0.0, false, false);
+    *out = new at::Tensor(std::move(std::get<0>(result)));
+  });
+}
+
+// A tensor over memory it does not own; `release(owner)` is called when nothing refers to it any more.
+int beige_borrow(void* data, const int64_t* shape, int64_t rank, int8_t kind, void* owner, void (*release)(void*),
+                 at::Tensor** out) {
+  return guarded([&] {
+    const auto options = at::TensorOptions().dtype(static_cast<at::ScalarType>(kind));
+    const auto sizes = at::IntArrayRef(shape, static_cast<size_t>(rank));
+    *out = new at::Tensor(at::from_blob(data, sizes, [owner, release](void*) { release(owner); }, options));
+  });
+}
+
+}  // extern "C"
