@@ -1,5 +1,7 @@
 //! Compiles the `.proto` files, in Rust alone: no `protoc` is needed on the machine.
 
+#![allow(clippy::print_stdout)] // How a build script speaks to cargo.
+
 use std::error::Error;
 use std::path::PathBuf;
 

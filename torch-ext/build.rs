@@ -1,5 +1,7 @@
 //! Compiles the C++ shim against the headers of the libtorch that tch uses.
 
+#![allow(clippy::print_stdout)] // How a build script speaks to cargo.
+
 #[path = "link.rs"]
 mod link;
 
@@ -8,7 +10,7 @@ use std::path::PathBuf;
 fn main() {
     link::main();
     println!("cargo::rerun-if-changed=shim");
-    let lib = std::env::var("DEP_TCH_LIBTORCH_LIB").expect("torch-sys says where libtorch is");
+    let lib = std::env::var_os("DEP_TCH_LIBTORCH_LIB").expect("torch-sys says where libtorch is");
     let include = PathBuf::from(lib).with_file_name("include");
     cc::Build::new()
         .cpp(true)

@@ -1,1 +1,30 @@
-//! Placeholder.
+//! Tokenizers, checkpoints and encoders of the BGE family; what is trained is what is served.
+//!
+//! [`Checkpoint::open`] reads and hashes a directory in the Hugging Face layout, [`Checkpoint::tokenizer`] makes
+//! token [`Sequence`]s of texts on any thread, and a [`Model`] turns batches of them into [`Rows`] on the one
+//! thread that owns its device.
+
+mod body;
+mod checkpoint;
+mod config;
+mod device;
+mod encoder;
+mod error;
+mod head;
+mod layers;
+mod layout;
+mod manifest;
+mod modules;
+mod sequence;
+mod tokenizer;
+mod weights;
+
+pub use checkpoint::{Card, Checkpoint, Overrides};
+pub use config::Kind;
+pub use device::{Device, Instructions, Precision, gemm_rate, prepare};
+pub use encoder::Model;
+pub use error::{DeviceError, LoadError, RunError};
+pub use manifest::{Manifest, ManifestFile};
+pub use modules::Pooling;
+pub use sequence::{Rows, Sequence, normalize};
+pub use tokenizer::{SpecialTokens, Token, TokenizeError, Tokenizer, Truncation};

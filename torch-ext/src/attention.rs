@@ -61,7 +61,7 @@ mod tests {
     #[cfg(feature = "cuda-tests")]
     #[test]
     fn sequences_do_not_see_each_other() {
-        crate::load_cuda(None).unwrap();
+        crate::load_cuda().unwrap();
         let (qkv, starts) = inputs(Device::Cuda(0));
         let found = varlen_attention(&qkv.get(0), &qkv.get(1), &qkv.get(2), &starts, 7).unwrap();
         for (from, to) in [(0, 3), (3, 10)] {

@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn ranges_that_do_not_fit_are_an_error() {
         let file = mapped(&[1.0, 2.0, 3.0]);
-        for (range, shape) in [(0..16, [4]), (0..8, [3]), (2..10, [2]), (8..4, [1]), (0..12, [-3])] {
+        for (range, shape) in [(0..16, [4]), (0..8, [3]), (2..10, [2]), (0..12, [-3])] {
             file.tensor(range, &shape, Kind::Float).unwrap_err();
         }
     }

@@ -1,8 +1,8 @@
 //! Settings of the process that libtorch lives in.
 
 use std::ffi::{CStr, CString};
-use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use crate::error::TorchError;
 
@@ -24,19 +24,32 @@ pub fn keep_freed_memory() {
 
 /// Loads `libtorch_cuda.so` into the process, which registers its kernels with the dispatcher.
 ///
-/// It is looked for in `directory` when one is given, else where the loader looks. Programs are linked with the
-/// CPU half of libtorch alone, so that one build serves machines with and without a GPU.
+/// Programs are linked with the CPU half of libtorch alone, so that one build serves machines with and without
+/// a GPU. The CUDA half lies beside it, or in the directory that a file `cuda-path` beside it names.
 ///
 /// # Errors
 /// [`TorchError::Failed`] with the loader's own words.
-pub fn load_cuda(directory: Option<&Path>) -> Result<(), TorchError> {
-    let name = Path::new("libtorch_cuda.so");
-    let path = directory.map_or_else(|| name.to_owned(), |directory| directory.join(name));
-    let path = CString::new(path.into_os_string().into_encoded_bytes())
-        .map_err(|_| TorchError::Failed("the path of libtorch_cuda.so holds a zero byte".into()))?;
+pub fn load_cuda() -> Result<(), TorchError> {
+    let failed =
+        |error: io::Error| TorchError::Failed(format!("libtorch_cpu.so is not to be found: {error}"));
+    let beside = libtorch_directory().map_err(failed)?;
+    let directory = match fs::read_to_string(beside.join("cuda-path")) {
+        Ok(path) => PathBuf::from(path.trim_end()),
+        Err(_) => beside,
+    };
+    let path = directory.join("libtorch_cuda.so").into_os_string().into_encoded_bytes();
+    let path = CString::new(path).map_err(|error| TorchError::Failed(error.to_string()))?;
     // SAFETY: the path is a C string; the library's initialisers are libtorch's own.
     let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
     if handle.is_null() { Err(TorchError::Failed(loader_error())) } else { Ok(()) }
+}
+
+/// Where this process's libtorch was loaded from.
+fn libtorch_directory() -> io::Result<PathBuf> {
+    let maps = fs::read_to_string("/proc/self/maps")?;
+    let paths = maps.lines().filter_map(|line| line.split_ascii_whitespace().nth(5)).map(Path::new);
+    let found = paths.into_iter().find(|path| path.file_name().is_some_and(|name| name == "libtorch_cpu.so"));
+    found.and_then(Path::parent).map(Path::to_owned).ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
 fn loader_error() -> String {
@@ -47,4 +60,15 @@ fn loader_error() -> String {
     }
     // SAFETY: not null, as above.
     unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libtorch_is_found_where_it_was_loaded_from() {
+        tch::set_num_threads(1); // A use of libtorch, so that the linker keeps it.
+        assert!(libtorch_directory().unwrap().join("libc10.so").exists());
+    }
 }

@@ -1,0 +1,199 @@
+//! The bidirectional encoder of BERT and XLM-RoBERTa, over `[tokens, hidden]`.
+//!
+//! Source: Devlin et al. 2018, arXiv:1810.04805, section 3; layer norm after each residual sum, as published.
+
+use tch::{Kind, Tensor};
+use torch_ext::{Activation, varlen_attention};
+
+use crate::config::{Config, HiddenActivation};
+use crate::error::{LoadError, RunError};
+use crate::layers::{Linear, Loader, Norm};
+use crate::layout::{Group, Layout};
+
+/// Embeddings and layers.
+#[derive(Debug)]
+pub(crate) struct Body {
+    embeddings: Embeddings,
+    layers: Vec<Layer>,
+    device: tch::Device,
+    kind: Kind,
+}
+
+/// Sum of the vectors of a token, its place and its segment, in single precision.
+#[derive(Debug)]
+struct Embeddings {
+    words: Tensor,
+    positions: Tensor,
+    segments: Tensor,
+    norm: Norm,
+    first_position: i64,
+}
+
+#[derive(Debug)]
+struct Layer {
+    attention: Attention,
+    attention_norm: Norm,
+    up: Linear,
+    activation: Activation,
+    down: Linear,
+    output_norm: Norm,
+}
+
+#[derive(Debug)]
+struct Attention {
+    /// Query, key and value side by side: one product instead of three.
+    qkv: Linear,
+    output: Linear,
+    heads: i64,
+}
+
+impl Body {
+    /// Loads every tensor of the body, one layer in memory at a time.
+    pub(crate) fn load(loader: &Loader<'_>, config: &Config) -> Result<Self, LoadError> {
+        let embeddings = Embeddings::load(loader, config)?;
+        let layers = (0..config.layers).map(|i| {
+            let layer = Layer::load(loader, config, i);
+            loader.weights.forget();
+            layer
+        });
+        let layers = layers.collect::<Result<_, _>>()?;
+        Ok(Self { embeddings, layers, device: loader.device, kind: loader.kind })
+    }
+
+    /// Vectors of all tokens in laid-out order, `[tokens, hidden]`.
+    pub(crate) fn forward(&self, layout: &Layout) -> Result<Tensor, RunError> {
+        let mut hidden = self.embeddings.forward(layout, self.device)?.f_to_kind(self.kind)?; // [tokens, hidden]
+        let starts = self.varlen_starts(layout)?;
+        for layer in &self.layers {
+            hidden = layer.forward(hidden, layout, starts.as_ref())?;
+        }
+        Ok(hidden)
+    }
+
+    /// Where sequences start, for the attention that takes them all at once; `None` where it does not run.
+    fn varlen_starts(&self, layout: &Layout) -> Result<Option<Tensor>, RunError> {
+        if self.device == tch::Device::Cpu || self.kind == Kind::Float {
+            return Ok(None);
+        }
+        let starts = Tensor::f_from_slice(&layout.starts)?.f_to_kind(Kind::Int)?;
+        Ok(Some(starts.f_to_device(self.device)?))
+    }
+}
+
+impl Embeddings {
+    fn load(loader: &Loader<'_>, config: &Config) -> Result<Self, LoadError> {
+        let table = |name: &str, rows| loader.table(&format!("embeddings.{name}"), rows, config.hidden);
+        Ok(Self {
+            words: table("word_embeddings", config.vocabulary)?,
+            positions: table("position_embeddings", config.positions)?,
+            segments: table("token_type_embeddings", config.segments)?,
+            norm: loader.norm(
+                "embeddings.LayerNorm",
+                config.hidden,
+                Kind::Float,
+                config.layer_norm_epsilon,
+            )?,
+            first_position: config.first_position,
+        })
+    }
+
+    fn forward(&self, layout: &Layout, device: tch::Device) -> Result<Tensor, RunError> {
+        let rows = |table: &Tensor, indices: &[i64], offset: i64| -> Result<Tensor, RunError> {
+            let indices = Tensor::f_from_slice(indices)?.f_to_device(device)?;
+            let indices = if offset == 0 { indices } else { indices.f_add_scalar(offset)? };
+            Ok(table.f_index_select(0, &indices)?.f_to_kind(Kind::Float)?) // [tokens, hidden]
+        };
+        let mut sum = rows(&self.words, &layout.ids, 0)?;
+        let _ = sum.f_add_(&rows(&self.positions, &layout.places, self.first_position)?)?;
+        let _ = sum.f_add_(&rows(&self.segments, &layout.segments, 0)?)?;
+        self.norm.forward(&sum)
+    }
+}
+
+impl Layer {
+    fn load(loader: &Loader<'_>, config: &Config, index: i64) -> Result<Self, LoadError> {
+        let Config { hidden, intermediate, layer_norm_epsilon: epsilon, .. } = *config;
+        let name = |part: &str| format!("encoder.layer.{index}.{part}");
+        let qkv = ["query", "key", "value"].map(|part| name(&format!("attention.self.{part}")));
+        Ok(Self {
+            attention: Attention {
+                qkv: loader.fused(&qkv, [hidden, hidden])?,
+                output: loader.linear(&name("attention.output.dense"), [hidden, hidden])?,
+                heads: config.heads,
+            },
+            attention_norm: loader.norm(&name("attention.output.LayerNorm"), hidden, loader.kind, epsilon)?,
+            up: loader.linear(&name("intermediate.dense"), [intermediate, hidden])?,
+            activation: match config.activation {
+                HiddenActivation::Gelu => Activation::Gelu,
+                HiddenActivation::Relu => Activation::Relu,
+            },
+            down: loader.linear(&name("output.dense"), [hidden, intermediate])?,
+            output_norm: loader.norm(&name("output.LayerNorm"), hidden, loader.kind, epsilon)?,
+        })
+    }
+
+    fn forward(&self, input: Tensor, layout: &Layout, starts: Option<&Tensor>) -> Result<Tensor, RunError> {
+        let mut attended = self.attention.forward(&input, layout, starts)?; // [tokens, hidden]
+        let _ = attended.f_add_(&input)?;
+        drop(input);
+        let attended = self.attention_norm.forward(&attended)?;
+        let wide = self.up.forward(&attended, self.activation)?; // [tokens, intermediate]
+        let mut output = self.down.forward(&wide, Activation::None)?;
+        let _ = output.f_add_(&attended)?;
+        self.output_norm.forward(&output)
+    }
+}
+
+impl Attention {
+    fn forward(&self, input: &Tensor, layout: &Layout, starts: Option<&Tensor>) -> Result<Tensor, RunError> {
+        let qkv = self.qkv.forward(input, Activation::None)?; // [tokens, 3 * hidden]
+        let mixed = match starts {
+            Some(starts) => self.at_once(&qkv, starts, layout.longest())?,
+            None => self.by_group(&qkv, &layout.groups)?,
+        };
+        self.output.forward(&mixed, Activation::None)
+    }
+
+    /// One call for all sequences.
+    fn at_once(&self, qkv: &Tensor, starts: &Tensor, longest: i64) -> Result<Tensor, RunError> {
+        let parts = qkv.f_view([-1, 3, self.heads, self.width(qkv)])?; // [tokens, 3, heads, width]
+        let part = |i| parts.f_select(1, i);
+        let mixed = varlen_attention(&part(0)?, &part(1)?, &part(2)?, starts, longest)?;
+        Ok(mixed.f_flatten(1, 2)?) // [tokens, hidden]
+    }
+
+    /// One call for each group of equal length.
+    fn by_group(&self, qkv: &Tensor, groups: &[Group]) -> Result<Tensor, RunError> {
+        let mixed: Vec<Tensor> =
+            groups.iter().map(|group| self.group(qkv, *group)).collect::<Result<_, _>>()?;
+        match <[Tensor; 1]>::try_from(mixed) {
+            Ok([only]) => Ok(only),
+            Err(parts) => Ok(Tensor::f_cat(&parts, 0)?), // [tokens, hidden]
+        }
+    }
+
+    fn group(&self, qkv: &Tensor, group: Group) -> Result<Tensor, RunError> {
+        let Group { start, count, tokens } = group;
+        let parts = qkv
+            .f_narrow(0, start, count * tokens)?
+            .f_view([count, tokens, 3, self.heads, self.width(qkv)])?
+            .f_permute([2, 0, 3, 1, 4])?; // [3, count, heads, tokens, width]
+        let part = |i| parts.f_select(0, i);
+        let mixed = Tensor::f_scaled_dot_product_attention::<Tensor>(
+            &part(0)?,
+            &part(1)?,
+            &part(2)?,
+            None,
+            0.0,
+            false,
+            None,
+            false,
+        )?; // [count, heads, tokens, width]
+        Ok(mixed.f_transpose(1, 2)?.f_reshape([count * tokens, -1])?)
+    }
+
+    /// Numbers per head.
+    fn width(&self, qkv: &Tensor) -> i64 {
+        qkv.size().last().map_or(0, |columns| columns / (3 * self.heads))
+    }
+}

@@ -1,0 +1,163 @@
+//! A checkpoint in the Hugging Face layout: opened, understood, and named by its digest.
+
+use std::path::{Path, PathBuf};
+
+use crate::config::{Config, Kind};
+use crate::error::LoadError;
+use crate::manifest::{Manifest, hash};
+use crate::modules::{Modules, Pooling};
+use crate::tokenizer::{self, Tokenizer, TokenizerSpec};
+use crate::weights;
+
+/// What an operator says in place of the checkpoint's own files.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// How vectors are pooled; needed where there is no `modules.json`.
+    pub pooling: Option<Pooling>,
+    /// Longest input in tokens, at most the positions that the model has.
+    pub max_tokens: Option<usize>,
+}
+
+/// What a checkpoint is, for those who call it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Card {
+    /// What it does.
+    pub kind: Kind,
+    /// The name in `config.json`, such as `BertModel`.
+    pub architecture: String,
+    /// Numbers per vector; 0 for a cross-encoder.
+    pub dimensions: usize,
+    /// Longest input in tokens, special tokens included.
+    pub max_tokens: usize,
+    /// How vectors are pooled; `None` for a cross-encoder.
+    pub pooling: Option<Pooling>,
+    /// Whether vectors are normalised unless the caller says otherwise.
+    pub normalize: bool,
+    /// What goes in front of a query.
+    pub query_prompt: Option<String>,
+    /// What goes in front of a document.
+    pub document_prompt: Option<String>,
+}
+
+/// A directory whose every file has been read and hashed.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    dir: PathBuf,
+    config: Config,
+    card: Card,
+    lowercase: bool,
+    manifest: Manifest,
+    digest: String,
+}
+
+impl Checkpoint {
+    /// Reads and hashes the files below `dir`. Blocks for as long as reading them takes.
+    ///
+    /// # Errors
+    /// The first thing that keeps it from being served, as far as the configuration shows it; tensors are looked
+    /// at when the model is loaded.
+    pub fn open(dir: &Path, overrides: &Overrides) -> Result<Self, LoadError> {
+        let config = Config::load(&dir.join("config.json"))?;
+        let modules = Modules::load(dir)?;
+        let card = card(dir, &config, &modules, overrides)?;
+        let mut files = modules.files;
+        files.push("config.json".into());
+        files.extend(tokenizer::files(dir)?);
+        files.extend(weights::files(dir)?);
+        let manifest = Manifest {
+            dimensions: card.dimensions,
+            files: hash(dir, files)?,
+            max_tokens: card.max_tokens,
+            normalize: card.normalize,
+            pooling: card.pooling.map(|pooling| pooling.to_string()),
+            v: 1,
+        };
+        let digest = manifest.digest();
+        Ok(Self { dir: dir.to_owned(), config, card, lowercase: modules.lowercase, manifest, digest })
+    }
+
+    /// SHA-256 of the canonical manifest, 64 lower-case hexadecimal digits.
+    #[must_use]
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// The index space of its vectors: its own, since nothing yet says that another checkpoint's compare.
+    #[must_use]
+    pub fn index_space(&self) -> &str {
+        &self.digest
+    }
+
+    /// All that determines its answers.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn card(&self) -> &Card {
+        &self.card
+    }
+
+    /// Its tokenizer.
+    ///
+    /// # Errors
+    /// [`LoadError::Format`] for a file that cannot be read as one, or that has more tokens than the model.
+    pub fn tokenizer(&self) -> Result<Tokenizer, LoadError> {
+        let spec = TokenizerSpec {
+            max_tokens: self.card.max_tokens,
+            vocabulary: usize::try_from(self.config.vocabulary).unwrap_or(0),
+            lowercase: self.lowercase,
+        };
+        Tokenizer::load(&self.dir, &spec)
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+}
+
+fn card(dir: &Path, config: &Config, modules: &Modules, overrides: &Overrides) -> Result<Card, LoadError> {
+    let embeds = config.kind == Kind::Embedder;
+    let pooling = overrides.pooling.or(modules.pooling).filter(|_| embeds);
+    if embeds && pooling.is_none() {
+        let what = "modules.json does not say how vectors are pooled; say pooling=cls, mean or last";
+        return Err(LoadError::unsupported(dir, what));
+    }
+    // Where pooling is given by hand, as for FlagEmbedding's own checkpoints, so is its custom to normalise.
+    let normalize = embeds && (modules.normalize || modules.pooling.is_none());
+    Ok(Card {
+        kind: config.kind,
+        architecture: config.architecture.clone(),
+        dimensions: if embeds { usize::try_from(config.hidden).unwrap_or(0) } else { 0 },
+        max_tokens: max_tokens(dir, config, modules, overrides)?,
+        pooling,
+        normalize,
+        query_prompt: modules.query_prompt.clone(),
+        document_prompt: modules.document_prompt.clone(),
+    })
+}
+
+fn max_tokens(
+    dir: &Path,
+    config: &Config,
+    modules: &Modules,
+    overrides: &Overrides,
+) -> Result<usize, LoadError> {
+    let window = config.window();
+    match overrides.max_tokens {
+        Some(asked) if asked > window => {
+            Err(LoadError::unsupported(dir, format!("max_tokens={asked}, the model has {window} positions")))
+        }
+        Some(asked) => Ok(asked),
+        None => {
+            let limits = [modules.max_tokens, tokenizer::window(dir)?];
+            Ok(limits.into_iter().flatten().chain([window]).min().unwrap_or(window))
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! A batch without padding: sequences laid end to end, the short ones first.
+//!
+//! Linear layers see one matrix `[tokens, hidden]`. Attention on a processor runs once per group of sequences of
+//! equal length; on CUDA once for all.
+
+use crate::sequence::Sequence;
+
+/// Sequences of equal length, next to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Group {
+    /// Row of the first token.
+    pub(crate) start: i64,
+    /// How many sequences.
+    pub(crate) count: i64,
+    /// Tokens of each.
+    pub(crate) tokens: i64,
+}
+
+/// Where everything of a batch is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    /// Token ids, `[tokens]`.
+    pub(crate) ids: Vec<i64>,
+    /// 1 for tokens of a pair's second part, `[tokens]`.
+    pub(crate) segments: Vec<i64>,
+    /// Each token's place in its own sequence, from 0, `[tokens]`.
+    pub(crate) places: Vec<i64>,
+    /// Row of each sequence's first token in laid-out order, and the end, `[sequences + 1]`.
+    pub(crate) starts: Vec<i64>,
+    /// Runs of equal length.
+    pub(crate) groups: Vec<Group>,
+    /// For each sequence as given, its place in laid-out order, `[sequences]`.
+    pub(crate) places_of: Vec<i64>,
+}
+
+impl Layout {
+    /// Lays out a batch.
+    pub(crate) fn new(batch: &[&Sequence]) -> Self {
+        let mut order: Vec<usize> = (0..batch.len()).collect();
+        order.sort_by_key(|&i| batch[i].tokens());
+        let tokens = batch.iter().map(|sequence| sequence.tokens()).sum();
+        let mut layout = Self {
+            ids: Vec::with_capacity(tokens),
+            segments: Vec::with_capacity(tokens),
+            places: Vec::with_capacity(tokens),
+            starts: Vec::with_capacity(batch.len() + 1),
+            groups: Vec::new(),
+            places_of: vec![0; batch.len()],
+        };
+        for (&i, place) in order.iter().zip(0..) {
+            layout.places_of[i] = place;
+            layout.push(batch[i]);
+        }
+        layout.starts.push(layout.rows());
+        layout
+    }
+
+    fn push(&mut self, sequence: &Sequence) {
+        let (start, second) = (self.rows(), sequence.second);
+        self.starts.push(start);
+        self.ids.extend(sequence.ids.iter().map(|&id| i64::from(id)));
+        self.segments.extend((0..sequence.tokens()).map(|place| i64::from(place >= second)));
+        self.places.extend((0_i64..).take(sequence.tokens()));
+        let tokens = self.rows() - start;
+        match self.groups.last_mut() {
+            Some(group) if group.tokens == tokens => group.count += 1,
+            _ => self.groups.push(Group { start, count: 1, tokens }),
+        }
+    }
+
+    fn rows(&self) -> i64 {
+        i64::try_from(self.ids.len()).unwrap_or(i64::MAX)
+    }
+
+    /// Tokens of the longest sequence.
+    pub(crate) fn longest(&self) -> i64 {
+        self.groups.last().map_or(0, |group| group.tokens)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_lengths_form_groups() {
+        let sequences = [vec![7, 8, 9], vec![1], vec![4, 5, 6], vec![2]].map(Sequence::single);
+        let layout = Layout::new(&sequences.iter().collect::<Vec<_>>());
+        assert_eq!(layout.ids, [1, 2, 7, 8, 9, 4, 5, 6]);
+        assert_eq!(layout.places, [0, 0, 0, 1, 2, 0, 1, 2]);
+        assert_eq!(layout.starts, [0, 1, 2, 5, 8]);
+        assert_eq!(layout.places_of, [2, 0, 3, 1]);
+        let groups = [Group { start: 0, count: 2, tokens: 1 }, Group { start: 2, count: 2, tokens: 3 }];
+        assert_eq!(layout.groups, groups);
+        assert_eq!(layout.longest(), 3);
+    }
+
+    #[test]
+    fn the_second_part_of_a_pair_is_marked() {
+        let pair = Sequence { ids: vec![1, 2, 3, 4], second: 3 };
+        assert_eq!(Layout::new(&[&pair]).segments, [0, 0, 0, 1]);
+    }
+}

@@ -1,0 +1,134 @@
+//! Tensors of the `*.safetensors` files of a checkpoint, read where they lie.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::{Dtype, SafeTensors};
+use serde::Deserialize;
+use tch::{Kind, Tensor};
+use torch_ext::MappedFile;
+
+use crate::config::read_json;
+use crate::error::LoadError;
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+/// Names under which a body is saved inside a model with a head.
+const PREFIXES: [&str; 3] = ["", "bert.", "roberta."];
+/// Every family's first tensor, which shows the prefix.
+const FIRST: &str = "embeddings.word_embeddings.weight";
+
+/// The weight files of a checkpoint.
+#[derive(Debug)]
+pub(crate) struct Weights {
+    files: Vec<(PathBuf, MappedFile)>,
+    entries: HashMap<String, Entry>,
+    prefix: &'static str,
+    /// What errors about all files name.
+    place: PathBuf,
+}
+
+#[derive(Debug)]
+struct Entry {
+    file: usize,
+    bytes: Range<usize>,
+    shape: Vec<i64>,
+    dtype: Dtype,
+}
+
+#[derive(Deserialize)]
+struct IndexFile {
+    weight_map: HashMap<String, String>,
+}
+
+/// The weight files below `dir`, relative to it, and the index if there are shards.
+pub(crate) fn files(dir: &Path) -> Result<Vec<PathBuf>, LoadError> {
+    if dir.join(SINGLE).exists() {
+        return Ok(vec![SINGLE.into()]);
+    }
+    let index = dir.join(INDEX);
+    if !index.exists() {
+        let what = format!("neither {SINGLE} nor {INDEX} is there");
+        return Err(LoadError::unsupported(dir, what));
+    }
+    let shards: BTreeSet<String> = read_json::<IndexFile>(&index)?.weight_map.into_values().collect();
+    if let Some(name) = shards.iter().find(|name| name.contains('/')) {
+        return Err(LoadError::format(&index, format!("shard {name:?} is not a file beside it")));
+    }
+    Ok(std::iter::once(INDEX.into()).chain(shards.into_iter().map(PathBuf::from)).collect())
+}
+
+impl Weights {
+    /// Maps the files and reads their headers.
+    pub(crate) fn open(dir: &Path) -> Result<Self, LoadError> {
+        let names = files(dir)?;
+        let place = if names.len() == 1 { dir.join(SINGLE) } else { dir.to_owned() };
+        let mut weights = Self { files: Vec::new(), entries: HashMap::new(), prefix: "", place };
+        for name in names.iter().filter(|name| name.extension().is_some_and(|kind| kind == "safetensors")) {
+            weights.add(dir.join(name))?;
+        }
+        let has = |prefix: &&str| weights.entries.contains_key(&format!("{prefix}{FIRST}"));
+        weights.prefix = PREFIXES.into_iter().find(has).ok_or_else(|| weights.missing(FIRST))?;
+        Ok(weights)
+    }
+
+    fn add(&mut self, path: PathBuf) -> Result<(), LoadError> {
+        let map = MappedFile::open(&path).map_err(|source| LoadError::Read { path: path.clone(), source })?;
+        let (header, metadata) =
+            SafeTensors::read_metadata(map.bytes()).map_err(|error| LoadError::format(&path, error))?;
+        let data = header + size_of::<u64>(); // The header's own length comes first.
+        for (name, info) in metadata.tensors() {
+            let shape = info.shape.iter().map(|&n| i64::try_from(n)).collect::<Result<_, _>>();
+            let shape = shape.map_err(|error| LoadError::format(&path, format!("tensor {name}: {error}")))?;
+            let bytes = data + info.data_offsets.0..data + info.data_offsets.1;
+            self.entries.insert(name, Entry { file: self.files.len(), bytes, shape, dtype: info.dtype });
+        }
+        self.files.push((path, map));
+        Ok(())
+    }
+
+    /// A tensor of the body, as stored.
+    pub(crate) fn body(&self, name: &str, shape: &[i64]) -> Result<Tensor, LoadError> {
+        self.tensor(&format!("{}{name}", self.prefix), shape)
+    }
+
+    /// A tensor by its full name, as stored.
+    pub(crate) fn tensor(&self, name: &str, shape: &[i64]) -> Result<Tensor, LoadError> {
+        let entry = self.entries.get(name).ok_or_else(|| self.missing(name))?;
+        let (path, map) = &self.files[entry.file];
+        if entry.shape != shape {
+            return Err(LoadError::Shape {
+                path: path.clone(),
+                tensor: name.to_owned(),
+                wanted: shape.to_vec(),
+                found: entry.shape.clone(),
+            });
+        }
+        let kind = kind(entry.dtype).ok_or_else(|| {
+            LoadError::unsupported(path, format!("tensor {name} is stored as {:?}", entry.dtype))
+        })?;
+        map.tensor(entry.bytes.clone(), shape, kind)
+            .map_err(|error| LoadError::format(path, format!("tensor {name}: {error}")))
+    }
+
+    /// Gives back the memory of every page read so far.
+    pub(crate) fn forget(&self) {
+        for (path, map) in &self.files {
+            if let Err(error) = map.forget(0..map.bytes().len()) {
+                // The weights are read all the same; they only take more memory.
+                tracing::warn!(path = %path.display(), %error, "pages were not given back");
+            }
+        }
+    }
+
+    fn missing(&self, name: &str) -> LoadError {
+        LoadError::MissingTensor { path: self.place.clone(), tensor: name.to_owned() }
+    }
+}
+
+fn kind(dtype: Dtype) -> Option<Kind> {
+    [(Dtype::F32, Kind::Float), (Dtype::F16, Kind::Half), (Dtype::BF16, Kind::BFloat16)]
+        .into_iter()
+        .find_map(|(stored, kind)| (stored == dtype).then_some(kind))
+}
