@@ -1,0 +1,61 @@
+# Every target sets up what it needs first; `make help` says what there is.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup doctor build up demo test bench check check-rust check-deny check-python clean
+
+cache := $(or $(BEIGE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/beige)
+checks := $(cache)/python/checks/bin
+# Set-up says that there was nothing to do only to whoever asked for it.
+quiet := $(if $(filter setup,$(MAKECMDGOALS)),,--quiet)
+# One set of packages and features for all that is built for use, so that nothing is compiled twice.
+services := --locked --release -p cli -p gateway -p worker
+python_files = $(shell git ls-files -co --exclude-standard -- '*.py'; \
+	git grep --untracked -lI '^\#!/usr/bin/env python3' -- ':!*.py')
+
+help: ## print this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## put in place what this machine lacks to build and run Beige
+	@scripts/setup $(quiet)
+
+doctor: ## print what this machine has and what it lacks
+	@scripts/doctor
+
+build: setup ## build the release binaries: beige, beige-gateway, beige-worker
+	cargo build $(services)
+
+up: build ## run a local cluster until Ctrl-C
+	target/release/beige up
+
+demo: build ## run a cluster, embed, search and rerank real text on it, and stop it
+	@scripts/demo
+
+test: setup ## run every test
+	@scripts/setup --quiet --also python-checks
+	cargo test --workspace --locked --no-fail-fast
+	$(checks)/pytest -q -p no:cacheprovider scripts/tests
+
+bench: build ## measure Beige beside its peers on this machine
+	@bench/run
+
+check: check-rust check-deny check-python ## run what continuous integration refuses a change for
+
+check-rust: setup ## check the format, the lints and the documentation
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked
+
+check-deny: ## check which crates may come in, their licences and where they come from
+	@scripts/setup --quiet --only cargo-deny
+	$(cache)/bin/cargo-deny --locked check bans licenses sources
+
+check-python: ## check the scripts' format, lints and types
+	@scripts/setup --quiet --only python-checks
+	$(checks)/ruff format --no-cache --config scripts/ruff.toml --check $(python_files)
+	$(checks)/ruff check --no-cache --config scripts/ruff.toml $(python_files)
+	cd scripts && $(checks)/mypy --no-incremental --cache-dir=/dev/null --strict --scripts-are-modules setup doctor provision tests
+
+clean: ## remove what was built here; the cache, which other checkouts use too, stays
+	cargo clean
