@@ -7,7 +7,7 @@ use torch_ext::{Activation, varlen_attention};
 
 use crate::config::{Config, HiddenActivation};
 use crate::error::{LoadError, RunError};
-use crate::layers::{Linear, Loader, Norm};
+use crate::layers::{Linear, Loader, Norm, Table};
 use crate::layout::{Group, Layout};
 
 /// Embeddings and layers.
@@ -22,9 +22,9 @@ pub(crate) struct Body {
 /// Sum of the vectors of a token, its place and its segment, in single precision.
 #[derive(Debug)]
 struct Embeddings {
-    words: Tensor,
-    positions: Tensor,
-    segments: Tensor,
+    words: Table,
+    positions: Table,
+    segments: Table,
     norm: Norm,
     first_position: i64,
 }
@@ -70,9 +70,14 @@ impl Body {
         Ok(hidden)
     }
 
+    /// Whether its linear layers are oneDNN's.
+    pub(crate) fn on_processor(&self) -> bool {
+        self.device == tch::Device::Cpu
+    }
+
     /// Where sequences start, for the attention that takes them all at once; `None` where it does not run.
     fn varlen_starts(&self, layout: &Layout) -> Result<Option<Tensor>, RunError> {
-        if self.device == tch::Device::Cpu || self.kind == Kind::Float {
+        if self.on_processor() || self.kind == Kind::Float {
             return Ok(None);
         }
         let starts = Tensor::f_from_slice(&layout.starts)?.f_to_kind(Kind::Int)?;
@@ -98,14 +103,15 @@ impl Embeddings {
     }
 
     fn forward(&self, layout: &Layout, device: tch::Device) -> Result<Tensor, RunError> {
-        let rows = |table: &Tensor, indices: &[i64], offset: i64| -> Result<Tensor, RunError> {
+        let rows = |table: &Table, indices: &[i64], offset: i64| -> Result<Tensor, RunError> {
             let indices = Tensor::f_from_slice(indices)?.f_to_device(device)?;
             let indices = if offset == 0 { indices } else { indices.f_add_scalar(offset)? };
-            Ok(table.f_index_select(0, &indices)?.f_to_kind(Kind::Float)?) // [tokens, hidden]
+            table.rows(&indices) // [tokens, hidden]
         };
         let mut sum = rows(&self.words, &layout.ids, 0)?;
         let _ = sum.f_add_(&rows(&self.positions, &layout.places, self.first_position)?)?;
         let _ = sum.f_add_(&rows(&self.segments, &layout.segments, 0)?)?;
+        self.words.forget();
         self.norm.forward(&sum)
     }
 }

@@ -63,12 +63,11 @@ impl fmt::Display for Device {
     }
 }
 
-/// Readies the process for `device`: threads, allocator, CUDA. Call it once, before any model is loaded.
+/// Readies the process for `device`: threads, and CUDA's half of libtorch. Call it once, before any model is loaded.
 ///
 /// # Errors
 /// [`DeviceError::Unusable`].
 pub fn prepare(device: Device, threads: usize) -> Result<(), DeviceError> {
-    torch_ext::keep_freed_memory();
     tch::set_num_threads(i32::try_from(threads).unwrap_or(1).max(1));
     tch::set_num_interop_threads(1);
     let Device::Cuda(number) = device else { return Ok(()) };

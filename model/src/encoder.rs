@@ -82,7 +82,9 @@ impl Model {
             Some(pooling) => Head::Pool(pooling),
             None => Head::classifier(&loader, checkpoint.config())?,
         };
-        Ok(Self { body: Body::load(&loader, checkpoint.config())?, head, kind })
+        let body = Body::load(&loader, checkpoint.config())?;
+        torch_ext::trim_memory();
+        Ok(Self { body, head, kind })
     }
 
     /// The kind of number it runs in: `f32`, `bf16` or `f16`.
@@ -101,7 +103,8 @@ impl Model {
             return Err(RunError::Failed("a batch of sequences of at least one token is wanted".into()));
         }
         let _guard = tch::no_grad_guard();
-        let layout = Layout::new(batch);
+        let layout =
+            if self.body.on_processor() { Layout::new(batch).round_up() } else { Layout::new(batch) };
         let rows = self.head.forward(&self.body.forward(&layout)?, &layout)?; // [sequences, width]
         host(&rows)
     }

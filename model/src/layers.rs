@@ -4,7 +4,7 @@ use tch::{Kind, Tensor};
 use torch_ext::{Activation, PackedLinear};
 
 use crate::error::{LoadError, RunError};
-use crate::weights::Weights;
+use crate::weights::{Pages, Weights};
 
 /// Rows of a typical batch: what packed layouts are chosen for.
 const TYPICAL_ROWS: i64 = 1024;
@@ -53,9 +53,11 @@ impl Loader<'_> {
     }
 
     /// A table of vectors of the body, `[rows, width]`, as stored: on a processor it stays in the file.
-    pub(crate) fn table(&self, name: &str, rows: i64, width: i64) -> Result<Tensor, LoadError> {
-        let tensor = self.weights.body(&format!("{name}.weight"), &[rows, width])?;
-        Ok(tensor.f_to_device(self.device)?)
+    pub(crate) fn table(&self, name: &str, rows: i64, width: i64) -> Result<Table, LoadError> {
+        let name = format!("{name}.weight");
+        let vectors = self.weights.body(&name, &[rows, width])?.f_to_device(self.device)?;
+        let pages = (self.device == tch::Device::Cpu).then(|| self.weights.pages(&name)).flatten();
+        Ok(Table { vectors, pages })
     }
 
     fn place(&self, weight: &Tensor, bias: &Tensor) -> Result<Linear, LoadError> {
@@ -90,6 +92,30 @@ impl Linear {
             Activation::Relu => output.f_relu()?,
             Activation::Tanh => output.f_tanh()?,
         })
+    }
+}
+
+/// Vectors by number.
+#[derive(Debug)]
+pub(crate) struct Table {
+    /// `[rows, width]`, as stored.
+    vectors: Tensor,
+    /// Where they lie on a processor.
+    pages: Option<Pages>,
+}
+
+impl Table {
+    /// `[n]` to `[n, width]`, in single precision.
+    pub(crate) fn rows(&self, indices: &Tensor) -> Result<Tensor, RunError> {
+        Ok(self.vectors.f_index_select(0, indices)?.f_to_kind(Kind::Float)?)
+    }
+
+    /// Gives the pages read so far back to the page cache, which keeps them. A batch reads few rows of a large
+    /// table, but the kernel maps sixteen pages around each, and soon the whole table would count as resident.
+    pub(crate) fn forget(&self) {
+        if let Some(pages) = &self.pages {
+            pages.forget();
+        }
     }
 }
 

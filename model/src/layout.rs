@@ -5,6 +5,11 @@
 
 use crate::sequence::Sequence;
 
+/// Batches of up to this many rows are rounded up to a multiple of [`FINE`], larger ones of [`COARSE`].
+const FEW: usize = 256;
+const FINE: usize = 16;
+const COARSE: usize = 32;
+
 /// Sequences of equal length, next to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Group {
@@ -25,7 +30,8 @@ pub(crate) struct Layout {
     pub(crate) segments: Vec<i64>,
     /// Each token's place in its own sequence, from 0, `[tokens]`.
     pub(crate) places: Vec<i64>,
-    /// Row of each sequence's first token in laid-out order, and the end, `[sequences + 1]`.
+    /// Row of each sequence's first token in laid-out order, and the end, `[sequences + 1]`. Filler counts as a
+    /// sequence.
     pub(crate) starts: Vec<i64>,
     /// Runs of equal length.
     pub(crate) groups: Vec<Group>,
@@ -55,6 +61,24 @@ impl Layout {
         layout
     }
 
+    /// Adds filler tokens up to a round number of rows.
+    ///
+    /// oneDNN compiles code for every number of rows that it meets and keeps it, about 100 KB for each linear layer's
+    /// shape: without rounding a worker's memory grows with the variety of its batches.
+    pub(crate) fn round_up(mut self) -> Self {
+        let rows = self.ids.len();
+        let filler = rows.next_multiple_of(if rows > FEW { COARSE } else { FINE }) - rows;
+        if filler > 0 {
+            let tokens = i64::try_from(filler).unwrap_or_default();
+            self.groups.push(Group { start: self.rows(), count: 1, tokens });
+            for column in [&mut self.ids, &mut self.segments, &mut self.places] {
+                column.resize(rows + filler, 0);
+            }
+            self.starts.push(self.rows());
+        }
+        self
+    }
+
     fn push(&mut self, sequence: &Sequence) {
         let (start, second) = (self.rows(), sequence.second);
         self.starts.push(start);
@@ -74,7 +98,7 @@ impl Layout {
 
     /// Tokens of the longest sequence.
     pub(crate) fn longest(&self) -> i64 {
-        self.groups.last().map_or(0, |group| group.tokens)
+        self.groups.iter().map(|group| group.tokens).max().unwrap_or(0)
     }
 }
 
@@ -93,6 +117,19 @@ mod tests {
         let groups = [Group { start: 0, count: 2, tokens: 1 }, Group { start: 2, count: 2, tokens: 3 }];
         assert_eq!(layout.groups, groups);
         assert_eq!(layout.longest(), 3);
+    }
+
+    #[test]
+    fn filler_comes_after_the_sequences() {
+        let sequence = Sequence::single(vec![5; 270]);
+        let (plain, round) = (Layout::new(&[&sequence]), Layout::new(&[&sequence]).round_up());
+        assert_eq!((round.ids.len(), round.places.len(), round.segments.len()), (288, 288, 288));
+        assert_eq!(round.ids[..270], plain.ids);
+        assert_eq!(round.starts, [0, 270, 288]);
+        assert_eq!(round.groups[1], Group { start: 270, count: 1, tokens: 18 });
+        assert_eq!(round.places_of, plain.places_of);
+        assert_eq!(Layout::new(&[&sequence, &sequence]).round_up().ids.len(), 544);
+        assert_eq!(round.clone().round_up(), round);
     }
 
     #[test]

@@ -112,18 +112,38 @@ impl Weights {
             .map_err(|error| LoadError::format(path, format!("tensor {name}: {error}")))
     }
 
+    /// Where a tensor of the body lies.
+    pub(crate) fn pages(&self, name: &str) -> Option<Pages> {
+        let entry = self.entries.get(&format!("{}{name}", self.prefix))?;
+        Some(Pages { map: self.files[entry.file].1.clone(), bytes: entry.bytes.clone() })
+    }
+
     /// Gives back the memory of every page read so far.
     pub(crate) fn forget(&self) {
-        for (path, map) in &self.files {
-            if let Err(error) = map.forget(0..map.bytes().len()) {
-                // The weights are read all the same; they only take more memory.
-                tracing::warn!(path = %path.display(), %error, "pages were not given back");
-            }
+        for (_, map) in &self.files {
+            Pages { map: map.clone(), bytes: 0..map.bytes().len() }.forget();
         }
     }
 
     fn missing(&self, name: &str) -> LoadError {
         LoadError::MissingTensor { path: self.place.clone(), tensor: name.to_owned() }
+    }
+}
+
+/// A part of a mapped weight file.
+#[derive(Debug)]
+pub(crate) struct Pages {
+    map: MappedFile,
+    bytes: Range<usize>,
+}
+
+impl Pages {
+    /// Gives back the memory of those read so far; they are read again when touched.
+    pub(crate) fn forget(&self) {
+        if let Err(error) = self.map.forget(self.bytes.clone()) {
+            // The weights are read all the same; they only take more memory.
+            tracing::debug!(%error, "pages were not given back");
+        }
     }
 }
 

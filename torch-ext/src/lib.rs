@@ -13,4 +13,4 @@ pub use attention::varlen_attention;
 pub use error::TorchError;
 pub use linear::{Activation, PackedLinear};
 pub use mapped::MappedFile;
-pub use runtime::{keep_freed_memory, load_cuda};
+pub use runtime::{load_cuda, trim_memory};

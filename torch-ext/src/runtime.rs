@@ -6,20 +6,10 @@ use std::{fs, io};
 
 use crate::error::TorchError;
 
-/// Blocks below this many bytes come from the heap and stay with the process when freed.
-const HEAP_BLOCK: libc::c_int = 1 << 30;
-/// Free bytes at the end of the heap beyond which they are given back.
-const HEAP_SLACK: libc::c_int = 256 << 20;
-
-/// Lets the C allocator keep what is freed, for the next batch to use.
-///
-/// Without it every activation of a batch is a fresh mapping whose pages the kernel clears one fault at a
-/// time, several times per layer. Call it before the first thread starts.
-pub fn keep_freed_memory() {
-    for (parameter, value) in [(libc::M_MMAP_THRESHOLD, HEAP_BLOCK), (libc::M_TRIM_THRESHOLD, HEAP_SLACK)] {
-        // SAFETY: both parameters take any value; the call changes no memory of ours.
-        unsafe { libc::mallopt(parameter, value) };
-    }
+/// Gives freed memory back to the operating system: what parsing and packing left behind.
+pub fn trim_memory() {
+    // SAFETY: the call moves nothing that is in use.
+    unsafe { libc::malloc_trim(0) };
 }
 
 /// Loads `libtorch_cuda.so` into the process, which registers its kernels with the dispatcher.
