@@ -1,0 +1,260 @@
+//! Everything decided before the first process starts: programs, models, ports, command lines.
+
+use std::ffi::OsString;
+use std::fs::Permissions;
+use std::net::SocketAddr;
+use std::num::NonZero;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::ValueEnum;
+use tempfile::TempDir;
+
+use crate::config;
+use crate::failure::Failure;
+
+use super::child::{Leash, Program};
+use super::ports;
+use super::spec::ModelSpec;
+use super::{Dtype, LogFormat, UpArgs};
+
+/// The name of the cluster: whose keys in etcd these are.
+const CLUSTER: &str = "local";
+/// What set-up fetches, under the cache.
+const DEFAULT_MODEL: &str = "models/all-MiniLM-L6-v2";
+
+/// A cluster that can be started.
+pub(crate) struct Plan {
+    programs: Programs,
+    pub(crate) models: Vec<ModelSpec>,
+    pub(crate) workers: Vec<WorkerPlan>,
+    pub(crate) listen: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    etcd_client: SocketAddr,
+    etcd_peer: SocketAddr,
+    data: Data,
+    dtype: Dtype,
+    threads: usize,
+    log_format: LogFormat,
+    pub(crate) grace: Duration,
+    pub(crate) json: bool,
+}
+
+/// One worker.
+pub(crate) struct WorkerPlan {
+    pub(crate) id: String,
+    pub(crate) admin: SocketAddr,
+    device: String,
+}
+
+/// Where etcd keeps its data.
+enum Data {
+    /// Removed when the plan is dropped.
+    Temporary(TempDir),
+    Kept(PathBuf),
+}
+
+struct Programs {
+    etcd: PathBuf,
+    /// Util-linux's: it has the kernel end etcd with this process. Without it etcd outlives a SIGKILL.
+    setpriv: Option<PathBuf>,
+    gateway: PathBuf,
+    worker: PathBuf,
+}
+
+impl Programs {
+    fn find() -> Result<Self, Failure> {
+        let find = |name: &str, remedy: &str| {
+            let missing = || Failure::Local(anyhow::anyhow!("the program {name} is missing: {remedy}"));
+            config::find_program(name).ok_or_else(missing)
+        };
+        let build = "build it beside `beige`, with `cargo build --workspace --bins`, or put it on the PATH";
+        Ok(Self {
+            etcd: find(
+                "etcd",
+                "install it, on Debian with `apt-get install etcd-server`, or put it on the PATH",
+            )?,
+            setpriv: config::find_program("setpriv"),
+            gateway: find("beige-gateway", build)?,
+            worker: find("beige-worker", build)?,
+        })
+    }
+}
+
+impl Plan {
+    /// Checks everything that can be checked before a process starts.
+    pub(crate) fn from_args(args: &UpArgs) -> Result<Self, Failure> {
+        let models = models(&args.models)?;
+        let programs = Programs::find()?;
+        let reserve = || ports::reserve().context("cannot reserve a port");
+        let workers = (0..usize::from(args.workers))
+            .map(|number| {
+                let device = args.devices[number % args.devices.len()].0.clone();
+                Ok(WorkerPlan { id: format!("worker-{number}"), admin: reserve()?, device })
+            })
+            .collect::<Result<Vec<_>, Failure>>()?;
+        Ok(Self {
+            programs,
+            models,
+            threads: args.threads.map_or_else(|| share_of_cores(workers.len()), usize::from),
+            workers,
+            listen: ports::check(args.listen, "--listen")?,
+            admin: ports::check(args.admin, "--admin")?,
+            etcd_client: reserve()?,
+            etcd_peer: reserve()?,
+            data: data(args.data.clone())?,
+            dtype: args.dtype,
+            log_format: args.log_format,
+            grace: Duration::from_secs(args.grace),
+            json: args.json,
+        })
+    }
+
+    /// Where etcd answers.
+    pub(crate) fn etcd_url(&self) -> String {
+        format!("http://{}", self.etcd_client)
+    }
+
+    /// etcd, a cluster of one.
+    pub(crate) fn etcd(&self) -> Program {
+        let (client, peer) = (self.etcd_url(), format!("http://{}", self.etcd_peer));
+        let data = match &self.data {
+            Data::Temporary(directory) => directory.path(),
+            Data::Kept(directory) => directory,
+        };
+        let mut args = flags(&[
+            ("name", "local"),
+            ("listen-client-urls", &client),
+            ("advertise-client-urls", &client),
+            ("listen-peer-urls", &peer),
+            ("initial-advertise-peer-urls", &peer),
+            ("initial-cluster", &format!("local={peer}")),
+            // Alone, it need not wait for others before it leads.
+            ("heartbeat-interval", "50"),
+            ("election-timeout", "250"),
+            ("auto-compaction-mode", "periodic"),
+            ("auto-compaction-retention", "1h"),
+            ("logger", "zap"),
+            ("log-level", "warn"),
+        ]);
+        args.extend(["--data-dir".into(), data.into()]);
+        let path = match &self.programs.setpriv {
+            None => self.programs.etcd.clone(),
+            Some(setpriv) => {
+                let wrap =
+                    ["--pdeathsig".into(), "TERM".into(), "--".into(), self.programs.etcd.clone().into()];
+                args.splice(0..0, wrap);
+                setpriv.clone()
+            }
+        };
+        let health = (self.etcd_client, "/health");
+        Program { name: "etcd".to_owned(), path, args, health, leash: Leash::Signal }
+    }
+
+    /// The gateway.
+    pub(crate) fn gateway(&self) -> Program {
+        let mut args = flags(&[
+            ("etcd", &self.etcd_url()),
+            ("cluster", CLUSTER),
+            ("listen", &self.listen.to_string()),
+            ("admin", &self.admin.to_string()),
+            ("log-format", &flag_value(&self.log_format)),
+        ]);
+        args.push("--exit-on-stdin-eof".into());
+        let health = (ports::reachable(self.admin), "/readyz");
+        Program {
+            name: "gateway".to_owned(),
+            path: self.programs.gateway.clone(),
+            args,
+            health,
+            leash: Leash::Stdin,
+        }
+    }
+
+    /// Worker number `number`.
+    pub(crate) fn worker(&self, number: usize) -> Program {
+        let worker = &self.workers[number];
+        let mut args = flags(&[
+            ("id", &worker.id),
+            ("etcd", &self.etcd_url()),
+            ("cluster", CLUSTER),
+            ("listen", "127.0.0.1:0"),
+            ("admin", &worker.admin.to_string()),
+            ("device", &worker.device),
+            ("dtype", &flag_value(&self.dtype)),
+            ("threads", &self.threads.to_string()),
+            ("log-format", &flag_value(&self.log_format)),
+        ]);
+        args.extend(self.models.iter().flat_map(|model| ["--model".into(), model.to_flag().into()]));
+        args.push("--exit-on-stdin-eof".into());
+        let health = (worker.admin, "/readyz");
+        Program {
+            name: worker.id.clone(),
+            path: self.programs.worker.clone(),
+            args,
+            health,
+            leash: Leash::Stdin,
+        }
+    }
+}
+
+fn flags(pairs: &[(&str, &str)]) -> Vec<OsString> {
+    pairs.iter().flat_map(|(name, value)| [format!("--{name}").into(), OsString::from(value)]).collect()
+}
+
+fn flag_value(value: &impl ValueEnum) -> String {
+    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
+
+/// The models asked for, or the default one; each is a directory that holds one.
+fn models(asked: &[ModelSpec]) -> Result<Vec<ModelSpec>, Failure> {
+    let models = if asked.is_empty() { vec![default_model()?] } else { asked.to_vec() };
+    for (i, model) in models.iter().enumerate() {
+        let directory = model.directory.display();
+        if !model.directory.is_dir() {
+            return Err(Failure::Usage(format!("--model: there is no directory {directory}")));
+        }
+        if !model.directory.join("config.json").is_file() {
+            return Err(Failure::Usage(format!(
+                "--model: {directory} has no config.json, so it holds no model"
+            )));
+        }
+        if models[..i].iter().any(|other| other.name == model.name) {
+            let name = &model.name;
+            return Err(Failure::Usage(format!(
+                "--model: two models are called {name}; name them, as NAME=DIR"
+            )));
+        }
+    }
+    Ok(models)
+}
+
+fn default_model() -> Result<ModelSpec, Failure> {
+    let directory =
+        config::cache().map(|cache| cache.join(DEFAULT_MODEL)).filter(|directory| directory.is_dir());
+    let Some(directory) = directory else {
+        let remedy = "name one with --model DIR, or fetch the default model with `scripts/setup`";
+        return Err(Failure::Usage(format!("there is no model to serve: {remedy}")));
+    };
+    let name = DEFAULT_MODEL.rsplit('/').next().unwrap_or_default().to_owned();
+    Ok(ModelSpec { name, directory, options: String::new() })
+}
+
+fn data(kept: Option<PathBuf>) -> Result<Data, Failure> {
+    if let Some(directory) = kept {
+        return Ok(Data::Kept(directory));
+    }
+    // etcd warns of a directory that others may read.
+    let private = Permissions::from_mode(0o700);
+    let directory = tempfile::Builder::new().prefix("beige-etcd-").permissions(private).tempdir();
+    Ok(Data::Temporary(directory.context("cannot make a temporary directory")?))
+}
+
+/// Threads of each worker such that all of them together use each core once.
+fn share_of_cores(workers: usize) -> usize {
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    (cores / workers).max(1)
+}
