@@ -1,1 +1,83 @@
-//! Placeholder.
+//! Who is alive, what they have loaded, and what a model's name means: the control plane, in etcd.
+//!
+//! A worker [joins](Membership::join) with what it is ready to run, and stays registered under a lease for as long
+//! as it wants. A gateway [follows](follow()) the cluster and always has a whole [`View`], however long etcd is away.
+//! [`claim_alias`] gives a model's name its first checkpoint.
+//!
+//! What the other parts may rely on:
+//!
+//! * **Stale beats empty.** A view is replaced by a newer one, never cleared. An outage keeps the last one, and a
+//!   list that has lost most of the workers that still answer is not believed ([`accept`]).
+//! * **etcd is never waited for** without a bound, and being without it is never fatal: nothing here ends because
+//!   of it, and what was registered is registered again.
+//! * **What cannot be read is skipped**, with a warning, and hides nothing else.
+//!
+//! A worker that is ready with one checkpoint, and follows the cluster it is in:
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::sync::Arc;
+//!
+//! use cluster::{Etcd, Follow, Membership, MembershipOptions, Name, Pace, Ready, Registration, Settings, Sight};
+//! use cluster::{Worker, WorkerId};
+//! use tokio::sync::watch;
+//! use tokio_util::{sync::CancellationToken, task::TaskTracker};
+//!
+//! let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+//! let etcd = Etcd::connect(Settings { endpoints: vec!["127.0.0.1:2379".into()], cluster: Name::parse("blue")? })?;
+//!
+//! let boot_id = "chosen at random".to_owned();
+//! let ready = Ready { boot_id: boot_id.clone(), load_ms: 310, golden_cosine: None };
+//! let worker = Worker {
+//!     id: WorkerId::parse("worker-0")?,
+//!     address: "10.0.0.7:7001".into(),
+//!     boot_id,
+//!     device: "cpu".into(),
+//!     memory: 8 << 30,
+//!     draining: false,
+//! };
+//! let registration = Registration { worker, ready: vec![(Name::parse("minilm")?, Name::parse("5a1e")?, ready)] };
+//! let membership = Membership::join(etcd.clone(), registration, MembershipOptions::default(), &tasks, stop.clone());
+//! membership.registered().wait_for(|registered| *registered).await?;
+//! cluster::claim_alias(&etcd, "minilm", "5a1e").await?;
+//!
+//! let (views, mut view) = watch::channel(Arc::default());
+//! let (sight, _) = watch::channel(Sight::default());
+//! let follow = Follow { pace: Pace::default(), still_answers: |_: &WorkerId| true, sight };
+//! tasks.spawn(cluster::follow(etcd.directory(), views, follow, stop.clone()));
+//! view.wait_for(|view| view.aliases.contains_key("minilm")).await?;
+//!
+//! membership.leave().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! This is not the data plane: a worker's health is its stream to the gateway, within a second; a lease takes ten.
+//! It is the only crate that speaks to etcd.
+
+mod accept;
+mod alias;
+mod backoff;
+mod directory;
+mod error;
+mod etcd;
+mod keys;
+mod lease;
+mod leasing;
+mod listing;
+mod membership;
+mod name;
+mod record;
+mod view;
+
+pub use accept::{Verdict, accept};
+pub use alias::claim_alias;
+pub use backoff::Backoff;
+pub use directory::{Directory, Follow, Freshness, Pace, Sight, follow};
+pub use error::Error;
+pub use etcd::{Etcd, InvalidSettings, Settings};
+pub use listing::EtcdDirectory;
+pub use membership::{Membership, MembershipOptions, Registration};
+pub use name::{InvalidName, Name, WorkerId};
+pub use record::{Alias, Ready, Unreadable, Worker};
+pub use view::{Change, View};

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from . import checks, libtorch, model, packages
 from .places import Places
+from .tools import CARGO_DENY, PROTOX
 
 # A release build of the workspace with its dependencies, and the largest crate being compiled.
 BUILD_DISK_BYTES = 10_000_000_000
@@ -44,6 +45,7 @@ def diagnose(places: Places) -> list[Finding]:
     return [
         *toolchain(places),
         *(package(name, each) for name, each in SYSTEM.items()),
+        proto_compiler(places),
         prefix(places),
         *cuda(places),
         default_model(places),
@@ -52,6 +54,13 @@ def diagnose(places: Places) -> list[Finding]:
         memory(),
         disk(places),
     ]
+
+
+def proto_compiler(places: Places) -> Finding:
+    is_here = PROTOX.is_here(places) and places.protoc.exists()
+    if is_here:
+        return Finding("protox", State.OK, f"{PROTOX.version} at {places.protoc}")
+    return Finding("protox", State.MISSING, "not built or not linked", "make setup")
 
 
 def output(command: Sequence[str]) -> str | None:
@@ -219,7 +228,7 @@ def default_model(places: Places) -> Finding:
 
 
 def check_tools(places: Places) -> list[Finding]:
-    deny = checks.CARGO_DENY if checks.has_cargo_deny(places) else None
+    deny = CARGO_DENY.version if CARGO_DENY.is_here(places) else None
     tools = ", ".join(checks.PYTHON_TOOLS) if checks.has_python_checks(places) else None
     return [
         present("cargo-deny", deny, "scripts/setup --also cargo-deny", State.OPTIONAL),

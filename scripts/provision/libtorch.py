@@ -11,7 +11,6 @@ where there is no such file, beside it. The CPU libraries that `libtorch_cuda.so
 process under the same sonames, out of the same wheel, and are not loaded twice.
 """
 
-import os
 import platform
 import re
 import shutil
@@ -19,6 +18,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from .links import point, points
 from .pins import CUDA_LIBRARIES, CUDA_STUBS, TORCH
 from .places import Places
 from .step import Refusal, Step, say
@@ -139,7 +139,7 @@ def cuda_pointer_text(places: Places) -> str:
 def is_linked(places: Places) -> bool:
     if places.own_libtorch and unfitness(places.own_libtorch):
         return False
-    return places.link.is_symlink() and places.link.readlink() == places.libtorch
+    return points(places.link, places.libtorch)
 
 
 def link(places: Places) -> None:
@@ -148,16 +148,7 @@ def link(places: Places) -> None:
         raise Refusal(
             f"LIBTORCH={places.own_libtorch} {reason}: name a libtorch {VERSION}, or unset it"
         )
-    say(f"link {places.link} to {places.libtorch}")
-    new = places.link.with_name(f".libtorch.{os.getpid()}")
-    new.symlink_to(places.libtorch)
-    try:
-        new.replace(places.link)
-    except OSError as error:
-        new.unlink()
-        raise Refusal(
-            f"{places.link} is in the way: remove it, then run it again"
-        ) from error
+    point(places.link, places.libtorch)
 
 
 def unfitness(prefix: Path) -> str | None:

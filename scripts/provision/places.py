@@ -12,7 +12,7 @@ class Places:
 
     # All that set-up makes; the user may move it with BEIGE_CACHE.
     cache: Path
-    # Only one link is made in here, `.libtorch`.
+    # Only two links are made in here, `.libtorch` and `.protoc`.
     checkout: Path
     # A libtorch of the user's own: nothing is downloaded then.
     own_libtorch: Path | None
@@ -42,6 +42,11 @@ class Places:
     def link(self) -> Path:
         """What `.cargo/config.toml` names, whichever prefix is in use."""
         return self.checkout / ".libtorch"
+
+    @property
+    def protoc(self) -> Path:
+        """What `.cargo/config.toml` names as the compiler of .proto files."""
+        return self.checkout / ".protoc"
 
     @property
     def model(self) -> Path:
