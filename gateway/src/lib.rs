@@ -1,1 +1,36 @@
-//! Placeholder.
+//! The gateway: takes calls, and has workers answer them.
+//!
+//! A call is [parsed](wire), [pinned](resolve) to one checkpoint, [admitted](admit), [split], sent to
+//! [workers](route), [tried again](retry) where one fails, and [merged](merge). [`run`] serves until told to stop;
+//! both its ends, sockets and the view of the cluster, are handed in, so that a test can hold them.
+//!
+//! It never links libtorch, has no tokenizer, and keeps nothing on disk.
+
+pub mod admit;
+pub mod call;
+pub mod checkpoint;
+pub mod config;
+pub mod deadline;
+pub mod drain;
+pub mod edge;
+pub mod error;
+pub mod estimate;
+pub mod fleet;
+pub mod goodbye;
+pub mod link;
+pub mod merge;
+pub mod metrics;
+pub mod pool;
+pub mod resolve;
+pub mod retry;
+pub mod route;
+mod scatter;
+mod serve;
+pub mod service;
+pub mod signals;
+pub mod split;
+pub mod standing;
+pub mod status;
+pub mod wire;
+
+pub use serve::{Ends, Exit, run};

@@ -1,0 +1,256 @@
+//! Runs a call: admit, scatter, merge.
+//!
+//! All of a call lives in one future. Dropping it, because the caller went away or its time is up, cancels what is
+//! with workers and gives back every token it held.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::v1;
+use proto::worker::v1::ShardOrigin;
+use proto::worker::v1::worker_client::WorkerClient;
+use tokio::sync::watch;
+use tokio::time::{self, Instant};
+use tonic::transport::Channel;
+use tonic::{Request, Status};
+use tracing::Span;
+
+use crate::admit::{Demand, Entry, Ledger};
+use crate::checkpoint::Digest;
+use crate::error::{CallError, Defect};
+use crate::estimate::{self, Estimates};
+use crate::fleet::Fleet;
+use crate::metrics::Metrics;
+use crate::resolve::{self, Pin};
+use crate::retry::{Budget, Patience};
+use crate::route;
+use crate::wire::{Ask, Class, Limits, Terms};
+
+/// How often a stream looks whether there is room for its next request.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// A worker is told a deadline this much later than ours, so that it is ours that answers.
+const SLACK: Duration = Duration::from_millis(100);
+
+/// What workers do for a request.
+pub trait Work: Ask + Sync {
+    /// A worker's answer to a shard.
+    type Part: Send;
+    /// What the caller is sent.
+    type Answer: Send + 'static;
+
+    /// The weight of each input; one weight where the request is answered whole.
+    fn weights(&self) -> Vec<u64>;
+
+    /// Sends the inputs of `order` to a worker.
+    fn send(
+        &self,
+        worker: WorkerClient<Channel>,
+        order: Order,
+    ) -> impl Future<Output = Result<Self::Part, Status>> + Send;
+
+    /// Makes one answer of the parts, each with its range, in order.
+    ///
+    /// # Errors
+    /// [`Defect`] where a worker's part is not what was asked for.
+    fn merge(
+        &self,
+        pin: &Pin,
+        parts: Vec<(Range<usize>, Self::Part)>,
+    ) -> Result<Answered<Self::Answer>, Defect>;
+}
+
+/// A shard on its way to a worker.
+#[derive(Debug)]
+pub struct Order {
+    /// Positions in the request.
+    pub range: Range<usize>,
+    /// Where it belongs.
+    pub origin: ShardOrigin,
+    /// When its answer is of no use any more.
+    pub due: Instant,
+}
+
+impl Order {
+    /// A request to a worker: with the time that is left, and within the caller's trace.
+    #[must_use]
+    pub fn seal<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(self.due.saturating_duration_since(Instant::now()) + SLACK);
+        telemetry::trace::inject(&Span::current(), request.metadata_mut());
+        request
+    }
+}
+
+/// An answer, and what it says about itself.
+#[derive(Debug)]
+pub struct Answered<A> {
+    /// What the caller is sent.
+    pub body: A,
+    /// The checkpoint that made it.
+    pub provenance: v1::Provenance,
+    /// Tokens the model read.
+    pub tokens: u64,
+    /// Texts the caller sent, counting no query.
+    pub texts: usize,
+}
+
+/// Who asks, and how long it waits.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// By what it is told from others: work is shared fairly between callers.
+    pub name: String,
+    /// When an answer is of no use any more.
+    pub due: Instant,
+    /// What it wants of a busy cluster.
+    pub patience: Patience,
+}
+
+/// A call that was taken.
+#[derive(Debug)]
+pub(crate) struct Call<'a, W> {
+    /// What is asked.
+    pub(crate) work: &'a W,
+    /// The checkpoint it is asked of.
+    pub(crate) pin: &'a Pin,
+    /// Who asks.
+    pub(crate) caller: &'a Caller,
+    /// What it will cost.
+    pub(crate) costs: Costs,
+}
+
+/// The estimated tokens of a request's inputs.
+#[derive(Debug)]
+pub(crate) struct Costs {
+    /// Of each input.
+    pub(crate) each: Vec<u64>,
+    total: u64,
+    /// Tokens per weight that was assumed.
+    factor: f64,
+}
+
+/// Takes calls to workers.
+#[derive(Debug)]
+pub struct Dispatcher {
+    /// What requests may hold.
+    pub limits: Limits,
+    /// The workers and models.
+    pub fleet: watch::Receiver<Arc<Fleet>>,
+    /// Outstanding tokens of all calls.
+    pub ledger: Arc<Ledger>,
+    /// Where things are counted.
+    pub metrics: Metrics,
+    pub(crate) budget: Budget,
+    estimates: Estimates,
+}
+
+impl Dispatcher {
+    /// A dispatcher that has learnt nothing yet.
+    #[must_use]
+    pub fn new(
+        limits: Limits,
+        fleet: watch::Receiver<Arc<Fleet>>,
+        ledger: Arc<Ledger>,
+        metrics: Metrics,
+    ) -> Self {
+        Self { limits, fleet, ledger, metrics, estimates: Estimates::default(), budget: Budget::default() }
+    }
+
+    /// The picture of the workers as it is now.
+    #[must_use]
+    pub fn fleet(&self) -> Arc<Fleet> {
+        self.fleet.borrow().clone()
+    }
+
+    /// Fixes the checkpoint of a call or stream.
+    ///
+    /// # Errors
+    /// As [`resolve::resolve`].
+    pub fn pin(&self, terms: &Terms) -> Result<Pin, CallError> {
+        let pin = resolve::resolve(&self.fleet(), terms)?;
+        let span = Span::current();
+        span.record("model", pin.model.as_str());
+        span.record("digest", pin.digest.as_str());
+        Ok(pin)
+    }
+
+    /// Answers a request on the checkpoint it is pinned to.
+    ///
+    /// # Errors
+    /// By what the caller can do; see [`CallError`].
+    pub async fn run<W: Work>(
+        &self,
+        work: &W,
+        pin: &Pin,
+        caller: &Caller,
+    ) -> Result<Answered<W::Answer>, CallError> {
+        work.fits(&pin.card)?;
+        let call = Call { work, pin, caller, costs: self.costs(work, pin) };
+        let _entry = self.admit(&call).await?;
+        let parts = self.scatter(&call).await?;
+        let answered = work.merge(pin, parts)?;
+        self.account(pin, &call.costs, answered.tokens);
+        Ok(answered)
+    }
+
+    /// Tokens that one stream may have outstanding.
+    #[must_use]
+    pub fn stream_tokens(&self, digest: &Digest) -> u64 {
+        let speed = self.fleet().ready(digest).iter().map(|link| link.speed()).sum();
+        route::room(speed)
+    }
+
+    /// The estimated tokens of a request.
+    pub fn estimate<W: Work>(&self, work: &W, pin: &Pin) -> u64 {
+        self.costs(work, pin).total
+    }
+
+    fn costs<W: Work>(&self, work: &W, pin: &Pin) -> Costs {
+        let (factor, window) = (self.estimates.factor(&pin.digest), pin.card.checkpoint.max_tokens);
+        let tokens = |weight: &u64| estimate::tokens(*weight, factor, window);
+        let each: Vec<u64> = work.weights().iter().map(tokens).collect();
+        Costs { total: each.iter().sum(), each, factor }
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "an estimate")]
+    fn account(&self, pin: &Pin, costs: &Costs, tokens: u64) {
+        self.metrics.read(pin, tokens);
+        // By the weight that the texts had after the window was taken into account.
+        self.estimates.learn(&pin.digest, costs.total as f64 / costs.factor, tokens);
+    }
+
+    /// Enters a call into the ledger: at once or not at all, but for streams, which wait.
+    async fn admit<W: Work>(&self, call: &Call<'_, W>) -> Result<Entry, CallError> {
+        let class = call.work.terms().class;
+        loop {
+            let demand = Demand {
+                tokens: call.costs.total,
+                class,
+                wait: self.wait(class, &call.pin.digest),
+                remaining: call.caller.due.saturating_duration_since(Instant::now()),
+            };
+            match (self.ledger.admit(demand), call.caller.patience) {
+                (Ok(entry), _) => return Ok(entry),
+                (Err(_), Patience::Wait) => time::sleep(LOOK_AGAIN).await,
+                (Err(overloaded), Patience::Refuse) => {
+                    self.metrics.refused(&overloaded);
+                    return Err(overloaded.into());
+                }
+            }
+        }
+    }
+
+    /// How long what goes before a new call will take; nothing while no speed is known.
+    #[allow(clippy::cast_precision_loss, reason = "an estimate")]
+    fn wait(&self, class: Class, digest: &Digest) -> Duration {
+        let fleet = self.fleet();
+        let workers = fleet.ready(digest).iter();
+        let (tokens, speed) = workers
+            .fold((0, 0.0), |(tokens, speed), link| (tokens + link.ahead_of(class), speed + link.speed()));
+        if speed > 0.0 {
+            Duration::try_from_secs_f64(tokens as f64 / speed).unwrap_or(Duration::MAX)
+        } else {
+            Duration::ZERO
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! What Prometheus is told. Labels are few: methods, codes, models and reasons, never callers.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cluster::{Freshness, Sight};
+use telemetry::prometheus::collector::Collector;
+use telemetry::prometheus::encoding::{DescriptorEncoder, EncodeMetric as _};
+use telemetry::prometheus::metrics::counter::Counter;
+use telemetry::prometheus::metrics::family::Family;
+use telemetry::prometheus::metrics::gauge::ConstGauge;
+use telemetry::prometheus::metrics::histogram::{Histogram, exponential_buckets};
+use telemetry::prometheus::registry::Registry;
+use tokio::sync::watch;
+
+use crate::admit::{Ledger, Overloaded, Why};
+use crate::fleet::{Fleet, Standing};
+use crate::resolve::Pin;
+
+type Label = (&'static str, &'static str);
+type Named = (&'static str, String);
+
+/// The gateway's counters. Cheap to clone; clones count together.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    requests: Family<[Label; 2], Counter>,
+    seconds: Family<[Label; 1], Histogram>,
+    tokens: Family<[Named; 2], Counter>,
+    retries: Family<[Label; 1], Counter>,
+    refused: Family<[Label; 1], Counter>,
+}
+
+impl Metrics {
+    /// Counters that `registry` shows.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            requests: Family::default(),
+            // From half a millisecond to a minute.
+            seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.0005, 2.0, 18))),
+            tokens: Family::default(),
+            retries: Family::default(),
+            refused: Family::default(),
+        };
+        let registry = registry.sub_registry_with_prefix("beige_gateway");
+        registry.register("requests", "Calls answered, by method and code", metrics.requests.clone());
+        let help = "Seconds from a call's headers to the end of its answer";
+        registry.register("request_duration_seconds", help, metrics.seconds.clone());
+        registry.register("tokens", "Tokens that models read for answers", metrics.tokens.clone());
+        registry.register(
+            "retries",
+            "Shards sent again, by what became of them before",
+            metrics.retries.clone(),
+        );
+        registry.register("refused", "Calls refused for want of room or time", metrics.refused.clone());
+        metrics
+    }
+
+    /// Counts a call.
+    pub fn answered(&self, method: &'static str, code: &'static str, took: Duration) {
+        self.requests.get_or_create(&[("method", method), ("code", code)]).inc();
+        self.seconds.get_or_create(&[("method", method)]).observe(took.as_secs_f64());
+    }
+
+    /// Counts tokens of an answer.
+    pub fn read(&self, pin: &Pin, tokens: u64) {
+        let labels = [("model", pin.model.to_string()), ("digest", pin.digest.to_string())];
+        self.tokens.get_or_create(&labels).inc_by(tokens);
+    }
+
+    /// Counts a shard that is sent again.
+    pub fn retried(&self, failure: &'static str) {
+        self.retries.get_or_create(&[("reason", failure)]).inc();
+    }
+
+    /// Counts a call that was not admitted.
+    pub fn refused(&self, overloaded: &Overloaded) {
+        let reason = match overloaded.why {
+            Why::Full => "full",
+            Why::Late => "late",
+        };
+        self.refused.get_or_create(&[("reason", reason)]).inc();
+    }
+}
+
+/// Numbers that are read when they are asked for.
+#[derive(Debug)]
+pub struct Readings {
+    /// The workers.
+    pub fleet: watch::Receiver<Arc<Fleet>>,
+    /// How well the cluster is known.
+    pub sight: watch::Receiver<Sight>,
+    /// Outstanding tokens.
+    pub ledger: Arc<Ledger>,
+}
+
+impl Collector for Readings {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let fleet = self.fleet.borrow().clone();
+        let count = |standing| fleet.members().iter().filter(|member| member.standing == standing).count();
+        let workers = [
+            ("serving", count(Standing::Serving)),
+            ("draining", count(Standing::Draining)),
+            ("unreachable", count(Standing::Unreachable)),
+        ];
+        let help = "Workers by how they stand towards this gateway";
+        let gauge = ConstGauge::new(0_i64);
+        let mut family =
+            encoder.encode_descriptor("beige_gateway_workers", help, None, gauge.metric_type())?;
+        for (state, count) in workers {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            ConstGauge::new(count).encode(family.encode_family(&[("state", state)])?)?;
+        }
+        let outstanding = i64::try_from(self.ledger.outstanding()).unwrap_or(i64::MAX);
+        gauge_of(&mut encoder, "outstanding_tokens", "Estimated tokens taken and not answered", outstanding)?;
+        let sight = *self.sight.borrow();
+        let current = i64::from(sight.freshness == Freshness::Current);
+        gauge_of(&mut encoder, "view_current", "Whether the view is what etcd says now", current)?;
+        let refusals = i64::try_from(sight.refusals).unwrap_or(i64::MAX);
+        gauge_of(&mut encoder, "view_refusals", "Lists of etcd that were not believed", refusals)
+    }
+}
+
+fn gauge_of(encoder: &mut DescriptorEncoder, name: &str, help: &str, value: i64) -> Result<(), fmt::Error> {
+    let (name, gauge) = (format!("beige_gateway_{name}"), ConstGauge::new(value));
+    gauge.encode(encoder.encode_descriptor(&name, help, None, gauge.metric_type())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use telemetry::prometheus::encoding::text;
+
+    use super::*;
+
+    #[test]
+    fn all_of_it_is_shown() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let ledger = Arc::new(Ledger::new(1));
+        let (_fleet, fleet) = watch::channel(Arc::default());
+        let (_sight, sight) = watch::channel(Sight::default());
+        registry.register_collector(Box::new(Readings { fleet, sight, ledger }));
+        metrics.answered("beige.v1.Embeddings/Embed", "OK", Duration::from_millis(3));
+        metrics.retried("lost");
+        let mut shown = String::new();
+        text::encode(&mut shown, &registry).unwrap();
+        for line in [
+            r#"beige_gateway_requests_total{method="beige.v1.Embeddings/Embed",code="OK"} 1"#,
+            r#"beige_gateway_request_duration_seconds_count{method="beige.v1.Embeddings/Embed"} 1"#,
+            r#"beige_gateway_retries_total{reason="lost"} 1"#,
+            r#"beige_gateway_workers{state="serving"} 0"#,
+            "beige_gateway_outstanding_tokens 0",
+            "beige_gateway_view_current 0",
+        ] {
+            assert!(shown.contains(line), "{line} is not in\n{shown}");
+        }
+    }
+}

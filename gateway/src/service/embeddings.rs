@@ -1,0 +1,74 @@
+//! `Embeddings`: texts to vectors.
+
+use std::ops::Range;
+
+use proto::v1;
+use proto::v1::embeddings_server::Embeddings;
+use proto::worker::v1::worker_client::WorkerClient;
+use proto::worker::v1::{EmbedShard, EmbedShardResult};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::Service;
+use crate::call::{Answered, Order, Work};
+use crate::error::Defect;
+use crate::estimate::weigh;
+use crate::merge::{self, Embedded};
+use crate::resolve::Pin;
+use crate::wire::EmbedJob;
+
+impl Work for EmbedJob {
+    type Part = EmbedShardResult;
+    type Answer = v1::EmbedResponse;
+
+    fn weights(&self) -> Vec<u64> {
+        let instruction = self.form.instruction.as_deref().map_or(0, weigh);
+        self.inputs.iter().map(|text| instruction + weigh(text)).collect()
+    }
+
+    async fn send(
+        &self,
+        mut worker: WorkerClient<Channel>,
+        order: Order,
+    ) -> Result<EmbedShardResult, Status> {
+        let inputs = self.inputs[order.range.clone()].to_vec();
+        let request = v1::EmbedRequest { inputs, ..self.form.clone() };
+        let shard = EmbedShard { origin: Some(order.origin.clone()), request: Some(request) };
+        Ok(worker.embed(order.seal(shard)).await?.into_inner())
+    }
+
+    fn merge(
+        &self,
+        pin: &Pin,
+        parts: Vec<(Range<usize>, EmbedShardResult)>,
+    ) -> Result<Answered<v1::EmbedResponse>, Defect> {
+        let parts = parts.into_iter().map(|(range, part)| (range.len(), part)).collect();
+        let Embedded { vectors, input_tokens } = merge::vectors(&pin.digest, parts)?;
+        let tokens = input_tokens.iter().map(|&tokens| u64::from(tokens)).sum();
+        let provenance = pin.provenance(vectors.dimensions);
+        let body = v1::EmbedResponse {
+            provenance: Some(provenance.clone()),
+            usage: Some(v1::Usage { tokens }),
+            dense: Some(vectors),
+            input_tokens,
+        };
+        Ok(Answered { body, provenance, tokens, texts: self.inputs.len() })
+    }
+}
+
+#[tonic::async_trait]
+impl Embeddings for Service {
+    async fn embed(&self, request: Request<v1::EmbedRequest>) -> Result<Response<v1::EmbedResponse>, Status> {
+        self.call::<EmbedJob>(request).await
+    }
+
+    type EmbedStreamStream = ReceiverStream<Result<v1::EmbedResponse, Status>>;
+
+    async fn embed_stream(
+        &self,
+        request: Request<Streaming<v1::EmbedRequest>>,
+    ) -> Result<Response<Self::EmbedStreamStream>, Status> {
+        Ok(Response::new(self.stream::<EmbedJob>(request)))
+    }
+}

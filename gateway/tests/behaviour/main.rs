@@ -1,0 +1,19 @@
+//! The gateway between real sockets: one file for each behaviour.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+mod a_call_that_is_given_up_holds_nothing;
+mod a_dying_worker_fails_no_call;
+mod a_missing_checkpoint_is_retried_unseen;
+mod a_stale_view_keeps_serving;
+mod answers_say_what_made_them;
+mod bad_input_is_named;
+mod deadlines_are_kept;
+mod ending_fails_no_call;
+mod order_is_kept_over_workers;
+mod overload_is_told_early;
+mod streams_are_ordered_and_pinned;
+mod the_cluster_can_be_asked_about;
+mod traces_reach_the_worker;

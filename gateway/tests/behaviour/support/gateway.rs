@@ -1,0 +1,142 @@
+//! A gateway whose cluster is what a test says.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cluster::{Alias, Freshness, Sight, View, Worker};
+use gateway::config::Serving;
+use gateway::fleet::Fleet;
+use gateway::pool::Sources;
+use gateway::{Ends, Exit};
+use proto::v1::embeddings_client::EmbeddingsClient;
+use proto::v1::reranking_client::RerankingClient;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::{Channel, Endpoint};
+
+use super::{FakeWorker, digest};
+
+/// A gateway that runs in the test's process.
+pub(crate) struct Gateway {
+    pub(crate) address: SocketAddr,
+    admin: SocketAddr,
+    pub(crate) views: watch::Sender<Arc<View>>,
+    pub(crate) sight: watch::Sender<Sight>,
+    fleet: watch::Receiver<Arc<Fleet>>,
+    pub(crate) stop: CancellationToken,
+    served: JoinHandle<Result<(), Exit>>,
+}
+
+/// Limits for tests: no long waits at the end.
+pub(crate) fn serving() -> Serving {
+    Serving { settle: Duration::from_millis(100), grace: Duration::from_secs(5), ..Serving::default() }
+}
+
+/// A view of `workers` in which `mini` means the checkpoint of this digit.
+pub(crate) fn view(workers: &[&FakeWorker], mini: char, epoch: u64) -> View {
+    let worker = |worker: &&FakeWorker| Worker {
+        id: worker.id(),
+        address: worker.address.to_string(),
+        boot_id: "boot".into(),
+        device: "fake".into(),
+        memory: 0,
+        draining: false,
+    };
+    let alias = Alias { digest: digest(mini), epoch, prev: None };
+    View {
+        workers: workers.iter().map(worker).map(|worker| (worker.id.clone(), worker)).collect(),
+        aliases: [("mini".to_owned(), alias)].into(),
+        ..View::default()
+    }
+}
+
+impl Gateway {
+    /// A gateway with `workers`, all of them reporting; `mini` means checkpoint `a`.
+    pub(crate) async fn start(workers: &[&FakeWorker]) -> Self {
+        Self::start_with(workers, serving()).await
+    }
+
+    pub(crate) async fn start_with(workers: &[&FakeWorker], serving: Serving) -> Self {
+        let gateway = Self::begin(view(workers, 'a', 1), serving).await;
+        gateway.until(|fleet| fleet.ready(&digest('a').as_str().into()).len() == workers.len()).await;
+        gateway
+    }
+
+    /// A gateway that has seen `view`, and perhaps no worker yet.
+    pub(crate) async fn begin(view: View, serving: Serving) -> Self {
+        let public = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let operators = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, admin) = (public.local_addr().unwrap(), operators.local_addr().unwrap());
+        let (views, viewed) = watch::channel(Arc::new(view));
+        let (sight, seen) = watch::channel(Sight { freshness: Freshness::Current, refusals: 0 });
+        let (picture, fleet) = watch::channel(Arc::default());
+        let sources = Sources { views: viewed, sight: seen };
+        let ends = Ends { public, admin: operators, sources, fleet: picture };
+        let stop = CancellationToken::new();
+        let served = TaskTracker::new().spawn(gateway::run(ends, serving, stop.clone()));
+        Self { address, admin, views, sight, fleet, stop, served }
+    }
+
+    /// Waits until the gateway sees what it should.
+    pub(crate) async fn until(&self, condition: impl Fn(&Fleet) -> bool) {
+        let mut fleet = self.fleet.clone();
+        let seen = fleet.wait_for(|fleet| condition(fleet));
+        time::timeout(Duration::from_secs(30), seen).await.expect("it never saw that").unwrap();
+    }
+
+    /// A connection of its own.
+    pub(crate) async fn connect(&self) -> Channel {
+        Endpoint::from_shared(format!("http://{}", self.address)).unwrap().connect().await.unwrap()
+    }
+
+    pub(crate) async fn embeddings(&self) -> EmbeddingsClient<Channel> {
+        let client = EmbeddingsClient::new(self.connect().await);
+        client.max_decoding_message_size(usize::MAX).max_encoding_message_size(usize::MAX)
+    }
+
+    pub(crate) async fn reranking(&self) -> RerankingClient<Channel> {
+        RerankingClient::new(self.connect().await)
+    }
+
+    /// What the admin port says at `path`, headers and all.
+    pub(crate) async fn ask(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.admin).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    /// The value of one metric, with its labels as they are shown.
+    pub(crate) async fn metric(&self, name: &str) -> Option<f64> {
+        let shown = self.ask("/metrics").await;
+        let line = shown.lines().find(|line| line.starts_with(name))?;
+        line.rsplit_once(' ')?.1.parse().ok()
+    }
+
+    /// Waits until a metric is as it should be.
+    pub(crate) async fn until_metric(&self, name: &str, wanted: f64) {
+        let mut found = None;
+        for _ in 0..300 {
+            found = self.metric(name).await;
+            if found.is_some_and(|found| (found - wanted).abs() < 1e-9) {
+                return;
+            }
+            time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{name} is {found:?}, not {wanted}");
+    }
+
+    /// Ends it, and answers how it ended.
+    pub(crate) async fn end(self) -> Result<(), Exit> {
+        self.stop.cancel();
+        self.served.await.unwrap()
+    }
+}

@@ -1,0 +1,326 @@
+//! A whole worker without a model: real sockets, real gRPC, a process of its own as far as the gateway can tell.
+
+use std::net::{SocketAddr, TcpListener};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cluster::WorkerId;
+use futures::stream::{Stream, StreamExt as _};
+use proto::v1;
+use proto::worker::v1 as wire;
+use proto::worker::v1::worker_server::{Worker, WorkerServer};
+use tokio::runtime::{self, Runtime};
+use tokio::time;
+use tokio_stream::wrappers::IntervalStream;
+use tokio_util::task::TaskTracker;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Code, Request, Response, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use super::{DIMENSIONS, score, vector};
+
+/// How a fake is doing; a test may change it at any time.
+#[derive(Clone, Debug)]
+pub(crate) struct Mood {
+    /// What it says is loaded: name and digest.
+    pub(crate) loaded: Vec<(String, String)>,
+    /// What it refuses all the same, as not loaded.
+    pub(crate) lacks: Vec<String>,
+    /// How long a shard takes.
+    pub(crate) takes: Duration,
+    /// What it answers instead.
+    pub(crate) refuses: Option<Status>,
+    /// Whether it says that it will end.
+    pub(crate) draining: bool,
+    /// What it says waits there.
+    pub(crate) queued_tokens: u64,
+    /// What it says it does in a second.
+    pub(crate) tokens_per_second: f64,
+}
+
+/// A shard as it arrived.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    pub(crate) origin: wire::ShardOrigin,
+    pub(crate) inputs: usize,
+    pub(crate) traceparent: Option<String>,
+    pub(crate) timeout: Option<String>,
+}
+
+/// What a fake and its test share.
+#[derive(Debug)]
+struct State {
+    id: String,
+    boot_id: AtomicU64,
+    mood: Mutex<Mood>,
+    seen: Mutex<Vec<Seen>>,
+    running: AtomicUsize,
+}
+
+/// A worker.
+pub(crate) struct FakeWorker {
+    pub(crate) address: SocketAddr,
+    state: Arc<State>,
+    /// `None` while it is dead.
+    process: Option<Runtime>,
+}
+
+impl FakeWorker {
+    /// A worker that has `loaded`, names and digests.
+    pub(crate) fn start(id: &str, loaded: &[(&str, &str)]) -> Self {
+        let mood = Mood {
+            loaded: loaded.iter().map(|&(name, digest)| (name.to_owned(), digest.to_owned())).collect(),
+            lacks: Vec::new(),
+            takes: Duration::ZERO,
+            refuses: None,
+            draining: false,
+            queued_tokens: 0,
+            tokens_per_second: 100_000.0,
+        };
+        let state = State {
+            id: id.to_owned(),
+            boot_id: AtomicU64::new(0),
+            mood: Mutex::new(mood),
+            seen: Mutex::default(),
+            running: AtomicUsize::new(0),
+        };
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut worker = Self { address: any, state: Arc::new(state), process: None };
+        worker.revive();
+        worker
+    }
+
+    pub(crate) fn id(&self) -> WorkerId {
+        WorkerId::parse(self.state.id.clone()).unwrap()
+    }
+
+    /// Changes how it is doing.
+    pub(crate) fn set(&self, change: impl FnOnce(&mut Mood)) {
+        change(&mut self.state.mood.lock().unwrap());
+    }
+
+    /// The shards that arrived since the last time.
+    pub(crate) fn take_seen(&self) -> Vec<Seen> {
+        std::mem::take(&mut self.state.seen.lock().unwrap())
+    }
+
+    /// Shards that are being worked on.
+    pub(crate) fn running(&self) -> usize {
+        self.state.running.load(Ordering::SeqCst)
+    }
+
+    /// As SIGKILL does it: every socket closes, nothing is said.
+    pub(crate) fn kill(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.shutdown_background();
+        }
+    }
+
+    /// Another process at the same address.
+    pub(crate) fn revive(&mut self) {
+        self.state.boot_id.fetch_add(1, Ordering::SeqCst);
+        let listener = bind(self.address);
+        listener.set_nonblocking(true).unwrap();
+        self.address = listener.local_addr().unwrap();
+        let mut process = runtime::Builder::new_multi_thread();
+        let process = process.worker_threads(1).thread_name("fake").enable_all().build().unwrap();
+        let service = Fake(Arc::clone(&self.state));
+        let _entered = process.enter();
+        let arrivals = TcpIncoming::from(tokio::net::TcpListener::from_std(listener).unwrap());
+        let server = Server::builder()
+            .add_service(WorkerServer::new(service).max_decoding_message_size(usize::MAX))
+            .serve_with_incoming(arrivals);
+        TaskTracker::new().spawn_on(server, process.handle());
+        self.process = Some(process);
+    }
+}
+
+/// The sockets of a process that was killed a moment ago may not be closed yet.
+fn bind(address: SocketAddr) -> TcpListener {
+    let tries = (0..200).find_map(|_| {
+        let listener = TcpListener::bind(address).ok();
+        if listener.is_none() {
+            thread::sleep(Duration::from_millis(10));
+        }
+        listener
+    });
+    tries.expect("its address is taken")
+}
+
+impl Drop for FakeWorker {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+struct Fake(Arc<State>);
+
+/// Counts a shard as being worked on until it is answered or dropped.
+struct Running(Arc<State>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Fake {
+    fn mood(&self) -> Mood {
+        self.0.mood.lock().unwrap().clone()
+    }
+
+    /// Takes a shard in, and works on it for as long as the mood has it.
+    async fn work<T>(
+        &self,
+        request: &Request<T>,
+        origin: Option<&wire::ShardOrigin>,
+        inputs: usize,
+    ) -> Result<v1::Provenance, Status> {
+        let origin = origin.unwrap().clone();
+        let header = |name: &str| {
+            request.metadata().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+        };
+        let (traceparent, timeout) = (header("traceparent"), header("grpc-timeout"));
+        self.0.seen.lock().unwrap().push(Seen { origin: origin.clone(), inputs, traceparent, timeout });
+        self.0.running.fetch_add(1, Ordering::SeqCst);
+        let _running = Running(Arc::clone(&self.0));
+        let mood = self.mood();
+        let loaded = mood.loaded.iter().any(|(_, digest)| *digest == origin.digest);
+        if !loaded || mood.lacks.contains(&origin.digest) {
+            let details = ErrorDetails::with_error_info(
+                "CHECKPOINT_NOT_LOADED",
+                "beige",
+                std::collections::HashMap::new(),
+            );
+            return Err(Status::with_error_details(Code::FailedPrecondition, "not loaded", details));
+        }
+        time::sleep(mood.takes).await;
+        match mood.refuses {
+            Some(status) => Err(status),
+            None => Ok(v1::Provenance {
+                digest: origin.digest,
+                index_space: "space".into(),
+                dimensions: DIMENSIONS,
+                ..v1::Provenance::default()
+            }),
+        }
+    }
+}
+
+/// A text that no model could take.
+pub(crate) const POISON: &str = "poison";
+
+fn readable(inputs: &[String], first_input: u32) -> Result<(), Status> {
+    match inputs.iter().position(|text| text == POISON) {
+        None => Ok(()),
+        Some(i) => {
+            let field = format!("inputs[{}]", first_input as usize + i);
+            let sentence = format!("{field} is poison");
+            let details = ErrorDetails::with_bad_request_violation(field, &sentence);
+            Err(Status::with_error_details(Code::InvalidArgument, sentence, details))
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Worker for Fake {
+    async fn embed(
+        &self,
+        request: Request<wire::EmbedShard>,
+    ) -> Result<Response<wire::EmbedShardResult>, Status> {
+        let wire::EmbedShard { origin, request: wanted } = request.get_ref().clone();
+        let inputs = wanted.unwrap().inputs;
+        let provenance = self.work(&request, origin.as_ref(), inputs.len()).await?;
+        readable(&inputs, origin.unwrap().first_input)?;
+        let data: Vec<u8> = inputs.iter().flat_map(|text| vector(&provenance.digest, text)).collect();
+        let dense = v1::Vectors {
+            encoding: v1::Encoding::F32.into(),
+            dimensions: DIMENSIONS,
+            data: Bytes::from(data),
+            scales: Vec::new(),
+        };
+        let input_tokens = inputs.iter().map(|text| u32::try_from(text.len() / 4 + 2).unwrap()).collect();
+        let provenance = Some(provenance);
+        Ok(Response::new(wire::EmbedShardResult { provenance, dense: Some(dense), input_tokens }))
+    }
+
+    async fn rerank(
+        &self,
+        request: Request<wire::RerankShard>,
+    ) -> Result<Response<wire::RerankShardResult>, Status> {
+        let wire::RerankShard { origin, request: wanted } = request.get_ref().clone();
+        let documents = wanted.unwrap().documents;
+        let provenance = self.work(&request, origin.as_ref(), documents.len()).await?;
+        Ok(Response::new(wire::RerankShardResult {
+            provenance: Some(provenance),
+            scores: documents.iter().map(|document| score(document)).collect(),
+            tokens: documents.len() as u64,
+            scoring: v1::Scoring::Dense.into(),
+            score_form: v1::ScoreForm::Raw.into(),
+        }))
+    }
+
+    async fn tokenize(
+        &self,
+        request: Request<wire::TokenizeShard>,
+    ) -> Result<Response<v1::TokenizeResponse>, Status> {
+        let wire::TokenizeShard { origin, request: wanted } = request.get_ref().clone();
+        let inputs = wanted.unwrap().inputs;
+        let provenance = Some(self.work(&request, origin.as_ref(), inputs.len()).await?);
+        let sequences = vec![v1::TokenSequence { tokens: vec![v1::Token::default()] }; inputs.len()];
+        Ok(Response::new(v1::TokenizeResponse { provenance, sequences }))
+    }
+
+    async fn count(&self, request: Request<wire::CountShard>) -> Result<Response<v1::CountResponse>, Status> {
+        let wire::CountShard { origin, request: wanted } = request.get_ref().clone();
+        let inputs = wanted.unwrap().inputs;
+        let provenance = Some(self.work(&request, origin.as_ref(), inputs.len()).await?);
+        let counts = inputs.iter().map(|text| u32::try_from(text.len()).unwrap()).collect();
+        Ok(Response::new(v1::CountResponse { provenance, counts }))
+    }
+
+    type HealthStream = Pin<Box<dyn Stream<Item = Result<wire::HealthReport, Status>> + Send>>;
+
+    async fn health(
+        &self,
+        _request: Request<wire::HealthRequest>,
+    ) -> Result<Response<Self::HealthStream>, Status> {
+        let state = Arc::clone(&self.0);
+        let boot_id = state.boot_id.load(Ordering::SeqCst).to_string();
+        let reports = IntervalStream::new(time::interval(Duration::from_millis(50)))
+            .map(move |_| Ok(report(&state, &boot_id)));
+        Ok(Response::new(reports.boxed()))
+    }
+}
+
+fn report(state: &State, boot_id: &str) -> wire::HealthReport {
+    let mood = state.mood.lock().unwrap().clone();
+    let ready = |(model, digest): &(String, String)| wire::ReadyCheckpoint {
+        model: model.clone(),
+        checkpoint: Some(v1::Checkpoint {
+            digest: digest.clone(),
+            index_space: "space".into(),
+            kind: v1::ModelKind::Embedder.into(),
+            dimensions: DIMENSIONS,
+            max_tokens: 512,
+            dtypes: vec!["f32".into()],
+            ..v1::Checkpoint::default()
+        }),
+    };
+    wire::HealthReport {
+        worker_id: state.id.clone(),
+        boot_id: boot_id.to_owned(),
+        draining: mood.draining,
+        device: "fake".into(),
+        queued_tokens: mood.queued_tokens,
+        tokens_per_second: mood.tokens_per_second,
+        total_tokens: 1 << 20,
+        memory_bytes: 8,
+        ready: mood.loaded.iter().map(ready).collect(),
+    }
+}
