@@ -12,8 +12,8 @@ use cluster::{InvalidName, Name, Settings};
 use serde::Deserialize;
 use telemetry::Format;
 
-use crate::signals::Stdin;
 use crate::wire::Limits;
+use telemetry::signals::Stdin;
 
 /// How one of the settings is given: a flag, a variable, or a key of the file.
 #[derive(Clone, Debug, Default, Parser, Deserialize)]

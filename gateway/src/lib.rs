@@ -27,7 +27,6 @@ pub mod route;
 mod scatter;
 mod serve;
 pub mod service;
-pub mod signals;
 pub mod split;
 pub mod standing;
 pub mod status;

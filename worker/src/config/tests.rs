@@ -1,0 +1,151 @@
+use std::io::Write as _;
+
+use tempfile::NamedTempFile;
+
+use super::*;
+
+fn read(flags: &[&str]) -> Result<Config, InvalidConfig> {
+    Config::read(["beige-worker"].iter().chain(flags).map(OsString::from))
+}
+
+fn file(text: &str) -> NamedTempFile {
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file
+}
+
+#[test]
+fn a_model_is_enough() {
+    let config = read(&["--model", "/m/bge"]).unwrap();
+    assert_eq!(config.models[0].name.as_str(), "bge");
+    assert_eq!(config.etcd, None);
+    assert!(config.id.as_str().starts_with("worker-"));
+    assert_eq!(
+        (config.listen.to_string(), config.admin.to_string()),
+        ("127.0.0.1:0".to_owned(), "127.0.0.1:9090".to_owned())
+    );
+    assert_eq!((config.settle, config.grace), (Duration::from_millis(500), Duration::from_secs(30)));
+    assert_eq!(config.batch_tokens, BatchTokens::Auto);
+    assert_eq!(config.stdin, Stdin::Ignored);
+}
+
+#[test]
+fn flags_say_everything() {
+    let config = read(&[
+        "--model",
+        "/m/a,pooling=cls",
+        "--model",
+        "x=/m/a",
+        "--etcd",
+        "a:1,b:2",
+        "--cluster",
+        "blue",
+        "--id",
+        "w1",
+        "--device",
+        "cpu",
+        "--dtype",
+        "f32",
+        "--threads",
+        "3",
+        "--batch-tokens",
+        "4096",
+        "--grace",
+        "2m",
+        "--settle",
+        "0",
+        "--exit-on-stdin-eof",
+        "--log-format",
+        "json",
+        "--advertise",
+        "host:1",
+        "--listen",
+        "0.0.0.0:0",
+    ])
+    .unwrap();
+    assert_eq!(config.models.len(), 2);
+    let etcd = config.etcd.unwrap();
+    assert_eq!((etcd.endpoints, etcd.cluster.as_str()), (vec!["a:1".to_owned(), "b:2".to_owned()], "blue"));
+    assert_eq!((config.device, config.precision, config.threads.get()), (Device::Cpu, Precision::F32, 3));
+    assert_eq!(config.batch_tokens, BatchTokens::Fixed(NonZeroUsize::new(4096).unwrap()));
+    assert_eq!((config.settle, config.grace), (Duration::ZERO, Duration::from_secs(120)));
+    assert_eq!(config.stdin, Stdin::Watched);
+}
+
+#[test]
+fn flags_go_over_the_file() {
+    let file = file(
+        r#"
+        id = "from-file"
+        model = ["/m/bge", "second=/m/bge"]
+        batch-tokens = 512
+        threads = 7
+        grace = "5m"
+        exit-on-stdin-eof = true
+        "#,
+    );
+    let config =
+        read(&["--config", file.path().to_str().unwrap(), "--threads", "2", "--batch-tokens", "auto"])
+            .unwrap();
+    assert_eq!((config.id.as_str(), config.models.len(), config.threads.get()), ("from-file", 2, 2));
+    assert_eq!((config.batch_tokens, config.grace), (BatchTokens::Auto, Duration::from_secs(300)));
+    assert_eq!(config.stdin, Stdin::Watched);
+}
+
+#[test]
+fn a_file_is_held_to_the_same_names() {
+    #[track_caller]
+    fn check(text: &str, part: &str) {
+        let file = file(text);
+        let error = read(&["--config", file.path().to_str().unwrap()]).unwrap_err().to_string();
+        assert!(error.starts_with("config: ") && error.contains(part), "{error}");
+    }
+    check("batch_tokens = 9", "batch_tokens");
+    check("batch-tokens = 0", "batch-tokens");
+    check("batch-tokens = \"some\"", "auto or a number above 0");
+    check("threads = ", "threads");
+    let error = read(&["--config", "/nonexistent"]).unwrap_err().to_string();
+    assert!(error.starts_with("config: /nonexistent: "), "{error}");
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    #[track_caller]
+    fn check(flags: &[&str], part: &str) {
+        let error = read(&[&["--model", "/m/a"], flags].concat()).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+    assert_eq!(read(&[]).unwrap_err().to_string(), "model: at least one is needed");
+    check(&["--model", "/n/a"], "model: two are called a");
+    check(&["--model", "b,fast"], "model: the option \"fast\"");
+    check(&["--id", "a/b"], "id: the name");
+    check(&["--cluster", "a b"], "cluster: ");
+    check(&["--device", "gpu"], "device: ");
+    check(&["--dtype", "f64"], "dtype: ");
+    check(&["--log-format", "xml"], "log-format: ");
+    check(&["--listen", "0.0.0.0:1"], "advertise: it is needed");
+    check(&["--advertise", "host"], "advertise: \"host\" is not host:port");
+    check(&["--advertise", "http://host:1"], "advertise: ");
+    check(&["--listen", "127.0.0.1:7", "--admin", "127.0.0.1:7"], "admin: it is the same");
+    check(&["--max-age-ms", "2", "--max-wait-ms", "1"], "max-age-ms: ");
+    check(&["--batch-tokens", "2", "--max-queued-tokens", "1"], "batch-tokens: ");
+    check(&["--batch-tokens", "0"], "--batch-tokens");
+    check(&["--threads", "0"], "--threads");
+    check(&["--no-such-flag"], "--no-such-flag");
+}
+
+#[test]
+fn times_have_units() {
+    #[track_caller]
+    fn check(text: &str, expected: Option<u64>) {
+        assert_eq!(duration("grace", text).ok(), expected.map(Duration::from_millis), "{text}");
+    }
+    check("500ms", Some(500));
+    check("60s", Some(60_000));
+    check("60", Some(60_000));
+    check("2m", Some(120_000));
+    check("1h", Some(3_600_000));
+    for wrong in ["", "s", "-1s", "+1s", "1.5s", "1 s", "1d", "99999999999s"] {
+        check(wrong, None);
+    }
+}

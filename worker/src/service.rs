@@ -1,0 +1,193 @@
+//! The gRPC service: each call parsed, admitted, tokenised, run, and packed, within its deadline.
+//!
+//! All of a call lives in one future. Dropping it, because the gateway went away or time is up, takes its texts out
+//! of the queue and gives back what it held.
+
+mod embed;
+mod rerank;
+mod tokens;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures::future;
+use proto::v1;
+use proto::worker::v1::worker_server::{Worker, WorkerServer};
+use proto::worker::v1::{
+    CountShard, EmbedShard, EmbedShardResult, HealthRequest, RerankShard, RerankShardResult, TokenizeShard,
+};
+use telemetry::trace::adopt;
+use tokio::net::TcpListener;
+use tokio::time::{self, Instant};
+use tokio_util::sync::CancellationToken;
+use tonic::metadata::MetadataMap;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status};
+use tracing::{Instrument as _, Span, field};
+
+use crate::call::Class;
+use crate::catalogue::{Catalogue, Served};
+use crate::deadline;
+use crate::engine::Engine;
+use crate::error::CallError;
+use crate::health::{Health, Reports};
+use crate::load::{Held, Load};
+use crate::metrics::Metrics;
+use crate::tokenise::Tokenisers;
+use crate::wire;
+
+/// The largest request: gateways send shards of some thousand tokens, or one text of the size they accept.
+const REQUEST_BYTES: usize = 64 << 20;
+/// Calls of one gateway at a time; those beyond wait in it.
+const STREAMS: u32 = 4096;
+/// Streams that a gateway may reset before its connection is taken for an attack.
+const RESETS: usize = 4096;
+/// Room for requests on their way: of one call, and of all.
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 32 << 20;
+/// Bytes of headers.
+const HEADER_BYTES: u32 = 16 << 10;
+/// A gateway that does not acknowledge a ping for this long is gone, whatever TCP thinks.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+const PING_INTERVAL: Duration = Duration::from_secs(15);
+
+/// What answers calls.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// The checkpoints.
+    pub catalogue: Catalogue,
+    /// Makes tokens.
+    pub tokenisers: Tokenisers,
+    /// Runs them.
+    pub engine: Engine,
+    /// What is before the device.
+    pub load: std::sync::Arc<Load>,
+    /// What is reported.
+    pub health: Health,
+    /// What is counted.
+    pub metrics: Metrics,
+}
+
+/// Serves until `stop`, and then until every call that was accepted is answered.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve(
+    listener: TcpListener,
+    service: Service,
+    stop: CancellationToken,
+) -> Result<(), tonic::transport::Error> {
+    let worker = WorkerServer::new(service)
+        .max_decoding_message_size(REQUEST_BYTES)
+        .max_encoding_message_size(usize::MAX);
+    Server::builder()
+        .max_concurrent_streams(STREAMS)
+        .http2_max_local_error_reset_streams(Some(RESETS))
+        .http2_max_pending_accept_reset_streams(Some(RESETS))
+        .http2_max_header_list_size(HEADER_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_keepalive_interval(Some(PING_INTERVAL))
+        .http2_keepalive_timeout(Some(PING_TIMEOUT))
+        .add_service(worker)
+        .serve_with_incoming_shutdown(
+            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            stop.cancelled_owned(),
+        )
+        .await
+}
+
+impl Service {
+    /// Takes a call of these texts, or refuses it.
+    fn admit<'a>(
+        &self,
+        served: &Served,
+        class: Class,
+        due: Option<Instant>,
+        texts: impl Iterator<Item = &'a str>,
+    ) -> Result<Held, CallError> {
+        let tokens = texts.map(|text| estimate(text).min(served.card.max_tokens)).sum();
+        let time = due.map(|due| due.saturating_duration_since(Instant::now()));
+        self.load.admit(class, tokens, time).map_err(|overloaded| {
+            self.metrics.refused(&overloaded.why);
+            overloaded.into()
+        })
+    }
+}
+
+/// Tokens of a text before it is tokenised: about four bytes each, and the special ones.
+fn estimate(text: &str) -> usize {
+    text.len() / 4 + 2
+}
+
+/// Answers a call in its span and within its deadline.
+async fn answer<T>(
+    metadata: MetadataMap,
+    span: Span,
+    work: impl AsyncFnOnce(Option<Instant>) -> Result<T, CallError>,
+) -> Result<Response<T>, Status> {
+    adopt(&span, &metadata);
+    let answered = async {
+        let due = deadline::parse(&metadata, Instant::now())?;
+        let late = async {
+            match due {
+                Some(due) => time::sleep_until(due).await,
+                None => future::pending().await,
+            }
+        };
+        // Both arms are cancel safe: whichever is dropped ends what it began.
+        tokio::select! {
+            biased;
+            answer = work(due) => answer,
+            () = late => Err(CallError::Deadline),
+        }
+    };
+    answered.instrument(span).await.map(Response::new).map_err(Status::from)
+}
+
+fn peer(address: Option<SocketAddr>) -> String {
+    address.map(|address| address.to_string()).unwrap_or_default()
+}
+
+#[tonic::async_trait]
+impl Worker for Service {
+    async fn embed(&self, request: Request<EmbedShard>) -> Result<Response<EmbedShardResult>, Status> {
+        let peer = peer(request.remote_addr());
+        let span = tracing::info_span!("embed", peer, model = field::Empty, tokens = field::Empty);
+        let (metadata, _, shard) = request.into_parts();
+        let work = async |due| self.embed_shard(wire::Embed::parse(shard, &self.catalogue)?, due).await;
+        answer(metadata, span, work).await
+    }
+
+    async fn rerank(&self, request: Request<RerankShard>) -> Result<Response<RerankShardResult>, Status> {
+        let peer = peer(request.remote_addr());
+        let span = tracing::info_span!("rerank", peer, model = field::Empty, tokens = field::Empty);
+        let (metadata, _, shard) = request.into_parts();
+        let work = async |due| self.rerank_shard(wire::Rerank::parse(shard, &self.catalogue)?, due).await;
+        answer(metadata, span, work).await
+    }
+
+    async fn tokenize(
+        &self,
+        request: Request<TokenizeShard>,
+    ) -> Result<Response<v1::TokenizeResponse>, Status> {
+        let span = tracing::info_span!("tokenize", peer = peer(request.remote_addr()));
+        let (metadata, _, shard) = request.into_parts();
+        let work = async |_| self.tokenize_shard(wire::Tokens::parse(shard, &self.catalogue)?).await;
+        answer(metadata, span, work).await
+    }
+
+    async fn count(&self, request: Request<CountShard>) -> Result<Response<v1::CountResponse>, Status> {
+        let span = tracing::info_span!("count", peer = peer(request.remote_addr()));
+        let (metadata, _, shard) = request.into_parts();
+        let work = async |_| self.count_shard(wire::Tokens::parse_count(shard, &self.catalogue)?).await;
+        answer(metadata, span, work).await
+    }
+
+    type HealthStream = Reports;
+
+    async fn health(&self, _: Request<HealthRequest>) -> Result<Response<Reports>, Status> {
+        Ok(Response::new(self.health.reports()))
+    }
+}

@@ -1,0 +1,276 @@
+//! From settings to a worker that serves: models opened, sockets bound, models loaded and warm, calls taken, and only
+//! then the cluster told. A start that fails ends the process; a worker is never half alive.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cluster::{Etcd, Name, Ready, Registration, Worker};
+use model::{Device, DeviceError};
+use telemetry::admin::{self, Readiness};
+use telemetry::prometheus::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use crate::catalogue::Catalogue;
+use crate::config::{BatchTokens, Config, InvalidConfig};
+use crate::device;
+use crate::engine::{Engine, Plan};
+use crate::health::{Health, Identity, State};
+use crate::load::Load;
+use crate::memory;
+use crate::metrics::Metrics;
+use crate::models::{self, Facts, Opened, Place, StartError};
+use crate::register::Member;
+use crate::service::{self, Service};
+use crate::shutdown::{Exit, Running};
+use crate::tokenise::Tokenisers;
+
+/// Why the process ends otherwise than it should.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Correct the settings.
+    #[error(transparent)]
+    Config(#[from] InvalidConfig),
+    /// Correct what is logged, or where spans go.
+    #[error("telemetry: {0}")]
+    Telemetry(#[from] telemetry::StartError),
+    /// Correct the device, or the driver behind it.
+    #[error("device: {0}")]
+    Device(#[from] DeviceError),
+    /// Mend the checkpoint, or the device that does not run it.
+    #[error(transparent)]
+    Model(#[from] StartError),
+    /// Choose another address.
+    #[error("cannot listen on {address}: {source}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The system lacks something.
+    #[error("the system refuses: {0}")]
+    System(#[from] io::Error),
+    /// It served, and ended badly.
+    #[error(transparent)]
+    Ended(#[from] Exit),
+    /// It was told twice.
+    #[error("ended at once, at a second {0}")]
+    Hurried(&'static str),
+}
+
+impl Failure {
+    /// The exit code, as `sysexits.h` has them: 64 for settings, 65 for data, 69 for an address that is taken, 70 for
+    /// a device that does not work, 71 for the system.
+    #[must_use]
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::Telemetry(_) | Self::Device(_) => 64,
+            Self::Model(StartError::Load { .. }) => 65,
+            Self::Bind { .. } => 69,
+            Self::Model(StartError::Run { .. }) | Self::Ended(Exit::Broken(_) | Exit::Panicked) => 70,
+            Self::System(_) | Self::Model(StartError::Thread(_)) | Self::Ended(Exit::Socket(_)) => 71,
+            Self::Ended(Exit::Late) | Self::Hurried(_) => 1,
+        }
+    }
+}
+
+/// Where gateways and operators connect.
+#[derive(Debug)]
+pub struct Sockets {
+    /// Gateways.
+    pub public: TcpListener,
+    /// Operators.
+    pub admin: TcpListener,
+}
+
+/// The connection to etcd that the settings ask for; it is made when it is first needed.
+///
+/// # Errors
+/// [`InvalidConfig`] where there can be none.
+pub fn connect(config: &Config) -> Result<Option<Etcd>, InvalidConfig> {
+    let connect = |settings| {
+        Etcd::connect(settings)
+            .map_err(|error| InvalidConfig::Value { field: "etcd", reason: error.to_string() })
+    };
+    config.etcd.clone().map(connect).transpose()
+}
+
+/// Readies the device, and opens the checkpoints. Blocks.
+///
+/// # Errors
+/// [`Failure::Device`]; [`Failure::Model`]; [`Failure::Config`] where a batch could not hold the longest input.
+pub fn open(config: &Config) -> Result<Vec<Opened>, Failure> {
+    model::prepare(config.device, config.threads.get())?;
+    let start = Instant::now();
+    let opened = models::open(&config.models)?;
+    let windows = opened.iter().map(|opened| opened.checkpoint.card().max_tokens);
+    let window = windows.max().unwrap_or(0);
+    match config.batch_tokens {
+        BatchTokens::Fixed(tokens) if tokens.get() < window => {
+            let reason = format!("{tokens} is less than the longest window, {window}");
+            return Err(InvalidConfig::Value { field: "batch-tokens", reason }.into());
+        }
+        BatchTokens::Fixed(_) | BatchTokens::Auto => {}
+    }
+    tracing::info!(
+        device = config.device.describe(),
+        threads = config.threads,
+        dtype = ?config.precision,
+        took = ?start.elapsed(),
+        "device is ready, checkpoints are read"
+    );
+    Ok(opened)
+}
+
+/// Binds both sockets.
+///
+/// # Errors
+/// [`Failure::Bind`].
+pub async fn bind(config: &Config) -> Result<Sockets, Failure> {
+    let bind =
+        async |address| TcpListener::bind(address).await.map_err(|source| Failure::Bind { address, source });
+    Ok(Sockets { public: bind(config.listen).await?, admin: bind(config.admin).await? })
+}
+
+/// What the parts of a worker share.
+struct Parts {
+    tasks: TaskTracker,
+    /// Ends what outlives the calls.
+    ended: CancellationToken,
+    load: Arc<Load>,
+    metrics: Metrics,
+    readiness: watch::Sender<Readiness>,
+}
+
+/// Loads and warms `opened`, serves them on `sockets`, and joins the cluster where there is one.
+///
+/// # Errors
+/// [`Failure::Model`] and [`Failure::System`].
+pub async fn launch(
+    config: &Config,
+    opened: Vec<Opened>,
+    sockets: Sockets,
+    etcd: Option<Etcd>,
+) -> Result<Running, Failure> {
+    let Sockets { public, admin } = sockets;
+    let parts = parts(config, admin);
+    let place =
+        Place { device: config.device, precision: config.precision, batch_tokens: config.batch_tokens };
+    let (device, loaded) = device::Device::spawn("device", move || models::load(&opened, place))?;
+    let facts = loaded.await.map_err(|_| Exit::Panicked)??;
+    let Facts { served, took, budgets, speed } = facts;
+    let catalogue = Catalogue::new(served);
+    let plan = Plan {
+        depth: match config.device {
+            Device::Cpu => 1,
+            Device::Cuda(_) => 2,
+        },
+        age: config.age,
+        budgets,
+        speed,
+        load: parts.load.clone(),
+        metrics: parts.metrics.clone(),
+    };
+    let engine = Engine::spawn(plan, device.batches, device.reports, &parts.tasks);
+    let address = match &config.advertise {
+        Some(address) => address.clone(),
+        None => public.local_addr()?.to_string(),
+    };
+    let boot_id = Uuid::new_v4().to_string();
+    let (state, health) = health(config, &catalogue, &boot_id, &parts);
+    let service = Service {
+        catalogue: catalogue.clone(),
+        tokenisers: Tokenisers::spawn(config.tokenizer_threads)?.0,
+        engine: engine.clone(),
+        load: parts.load,
+        metrics: parts.metrics,
+        health: health.clone(),
+    };
+    let stop = health.stop;
+    let server = parts.tasks.spawn(service::serve(public, service, stop.clone()));
+    let member = etcd.map(|etcd| {
+        let registration = registration(config, &catalogue, &took, (address, boot_id));
+        Member::join(etcd, registration, &catalogue, &parts.tasks)
+    });
+    parts.readiness.send_replace(Readiness::Ready);
+    tracing::info!(worker = %config.id, models = catalogue.iter().count(), "ready");
+    let Parts { tasks, ended, readiness, .. } = parts;
+    Ok(Running {
+        state,
+        readiness,
+        member,
+        stop,
+        server,
+        engine,
+        device: device.ended,
+        thread: device.thread,
+        tasks,
+        ended,
+    })
+}
+
+/// Counters, and the admin port that shows them from now on.
+fn parts(config: &Config, admin: TcpListener) -> Parts {
+    let (tasks, ended) = (TaskTracker::new(), CancellationToken::new());
+    let load = Load::new(config.limits);
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry, load.clone());
+    let (readiness, told) = watch::channel(Readiness::NotReady("loading".to_owned()));
+    let operators = admin::serve(admin, Arc::new(registry), told, ended.clone());
+    tasks.spawn(async move {
+        if let Err(error) = operators.await {
+            tracing::error!(%error, "the admin socket failed");
+        }
+    });
+    Parts { tasks, ended, load, metrics, readiness }
+}
+
+fn health(
+    config: &Config,
+    catalogue: &Catalogue,
+    boot_id: &str,
+    parts: &Parts,
+) -> (watch::Sender<State>, Health) {
+    let ready = catalogue.iter().map(|served| served.ready()).collect();
+    let (state, told) = watch::channel(State { draining: false, ready });
+    let identity = Identity {
+        worker_id: config.id.to_string(),
+        boot_id: boot_id.to_owned(),
+        device: config.device.describe(),
+    };
+    let health = Health {
+        identity: Arc::new(identity),
+        load: parts.load.clone(),
+        state: told,
+        stop: CancellationToken::new(),
+    };
+    (state, health)
+}
+
+fn registration(
+    config: &Config,
+    catalogue: &Catalogue,
+    took: &[Duration],
+    (address, boot_id): (String, String),
+) -> Registration {
+    let ready = catalogue.iter().zip(took).map(|(served, took)| {
+        let name = |text: &str| Name::parse(text).expect("names and digests were names before");
+        let load_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let ready = Ready { boot_id: boot_id.clone(), load_ms, golden_cosine: None };
+        (name(&served.name), name(&served.digest), ready)
+    });
+    let ready = ready.collect();
+    let memory = match config.device {
+        Device::Cpu => memory::of_machine(),
+        // The models do not tell.
+        Device::Cuda(_) => 0,
+    };
+    let (id, device) = (config.id.clone(), config.device.to_string());
+    Registration { worker: Worker { id, address, boot_id, device, memory, draining: false }, ready }
+}

@@ -1,0 +1,325 @@
+//! A worker without a model.
+//!
+//! A text is words; `w12` is token 12, and some words make the device do as they say. The device answers with rows
+//! that tell what it read, notes every batch, and can be held up.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use model::{Card, Kind, Rows, Sequence, SpecialTokens, Token, TokenizeError, Truncation};
+use proto::v1;
+use proto::worker::v1::worker_client::WorkerClient;
+use proto::worker::v1::{EmbedShard, ShardOrigin};
+use telemetry::prometheus::registry::Registry;
+use telemetry::trace::inject;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::metadata::MetadataMap;
+use tonic::transport::Channel;
+use worker::bisect::{Broken, Encode, EncodeError};
+use worker::catalogue::{Catalogue, Served};
+use worker::device::{Device, Loaded};
+use worker::engine::{Engine, Plan};
+use worker::health::{Health, Identity, State};
+use worker::load::{Limits, Load};
+use worker::metrics::Metrics;
+use worker::pace::{Budget, Speed};
+use worker::service::{self, Service};
+use worker::tokenise::{Tokenise, Tokenisers};
+
+/// Digests of the two checkpoints.
+pub(crate) const EMBEDDER: &str = "embedder";
+pub(crate) const CROSS_ENCODER: &str = "cross-encoder";
+
+/// Longest input, special tokens included.
+pub(crate) const WINDOW: usize = 40;
+
+/// What a word makes the device do: fail, panic, give no number, never work again, and run out of memory.
+const FAIL: u32 = 666;
+const PANIC: u32 = 667;
+const NAN: u32 = 668;
+const BREAK: u32 = 669;
+const BIG: u32 = 670;
+
+/// The device from outside.
+#[derive(Debug, Default)]
+pub(crate) struct Control {
+    held: Mutex<bool>,
+    released: Condvar,
+    /// First words of each batch that was run.
+    runs: Mutex<Vec<Vec<u32>>>,
+    /// `traceparent` of each batch.
+    traces: Mutex<Vec<String>>,
+    /// Sequences that fit its memory; 0 for any number.
+    room: AtomicUsize,
+}
+
+impl Control {
+    /// Lets no batch end before the release.
+    pub(crate) fn hold(&self) {
+        *self.held.lock().unwrap() = true;
+    }
+
+    pub(crate) fn release(&self) {
+        *self.held.lock().unwrap() = false;
+        self.released.notify_all();
+    }
+
+    pub(crate) fn set_room(&self, sequences: usize) {
+        self.room.store(sequences, Ordering::Relaxed);
+    }
+
+    /// First words of each batch that was begun.
+    pub(crate) fn runs(&self) -> Vec<Vec<u32>> {
+        self.runs.lock().unwrap().clone()
+    }
+
+    pub(crate) fn traces(&self) -> Vec<String> {
+        self.traces.lock().unwrap().clone()
+    }
+
+    /// Waits until so many batches were begun.
+    pub(crate) async fn begun(&self, batches: usize) {
+        while self.runs().len() < batches {
+            time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+struct Words(Arc<Control>, bool);
+
+impl Encode for Words {
+    fn encode(&mut self, digest: &str, batch: &[&Sequence]) -> Result<Rows, EncodeError> {
+        let Self(control, broken) = self;
+        let words: Vec<u32> = batch.iter().map(|sequence| sequence.ids[1]).collect();
+        control.runs.lock().unwrap().push(words.clone());
+        let mut metadata = MetadataMap::new();
+        inject(&tracing::Span::current(), &mut metadata);
+        let trace = metadata.get("traceparent").map(|value| value.to_str().unwrap().to_owned());
+        control.traces.lock().unwrap().extend(trace);
+        drop(control.released.wait_while(control.held.lock().unwrap(), |held| *held).unwrap());
+        *broken |= words.contains(&BREAK);
+        if *broken || words.contains(&FAIL) {
+            return Err(EncodeError::Failed("as told".into()));
+        }
+        assert!(!words.contains(&PANIC), "as told");
+        let room = control.room.load(Ordering::Relaxed);
+        if words.contains(&BIG) || (room > 0 && batch.len() > room) {
+            return Err(EncodeError::OutOfMemory("as told".into()));
+        }
+        Ok(if digest == EMBEDDER { vectors(batch) } else { logits(batch) })
+    }
+}
+
+/// Of each text its tokens, its first word, and two ones.
+#[allow(clippy::cast_precision_loss)]
+fn vectors(batch: &[&Sequence]) -> Rows {
+    let row = |sequence: &&Sequence| {
+        let first = if sequence.ids[1] == NAN { f32::NAN } else { sequence.ids[1] as f32 };
+        [sequence.tokens() as f32, first, 1.0, 1.0]
+    };
+    Rows::new(4, batch.iter().flat_map(row).collect())
+}
+
+/// Of each pair the words of its document, less two.
+#[allow(clippy::cast_precision_loss)]
+fn logits(batch: &[&Sequence]) -> Rows {
+    let logit = |sequence: &&Sequence| (sequence.tokens() - sequence.second) as f32 - 1.0 - 2.0;
+    Rows::new(1, batch.iter().map(logit).collect())
+}
+
+/// One token per word, and one special token at each end.
+struct Splitter;
+
+impl Splitter {
+    fn words(text: &str) -> Vec<u32> {
+        let word = |word: &str| match word {
+            "fail" => FAIL,
+            "panic" => PANIC,
+            "nan" => NAN,
+            "break" => BREAK,
+            "big" => BIG,
+            other => other.trim_start_matches('w').parse().unwrap_or(7),
+        };
+        text.split_whitespace().map(word).collect()
+    }
+}
+
+fn fit(mut words: Vec<u32>, special: usize, truncation: Truncation) -> Result<Vec<u32>, TokenizeError> {
+    let (tokens, room) = (words.len() + special, WINDOW - special);
+    match truncation {
+        _ if tokens <= WINDOW => {}
+        Truncation::None => return Err(TokenizeError::TooLong { tokens, max: WINDOW }),
+        Truncation::End => words.truncate(room),
+        Truncation::Start => drop(words.drain(..words.len() - room)),
+    }
+    Ok(words)
+}
+
+impl Tokenise for Splitter {
+    fn encode(&self, text: &str, truncation: Truncation) -> Result<Sequence, TokenizeError> {
+        let words = fit(Self::words(text), 2, truncation)?;
+        Ok(Sequence::single([vec![101], words, vec![102]].concat()))
+    }
+
+    fn encode_pair(
+        &self,
+        query: &str,
+        document: &str,
+        truncation: Truncation,
+    ) -> Result<Sequence, TokenizeError> {
+        let query = Self::words(query);
+        let document = fit(Self::words(document), 3 + query.len(), truncation)?;
+        let first = [vec![101], query, vec![102]].concat();
+        Ok(Sequence { second: first.len(), ids: [first, document, vec![102]].concat() })
+    }
+
+    fn tokens(&self, text: &str, special: SpecialTokens) -> Result<Vec<Token>, TokenizeError> {
+        let token = |id| Token { id, text: format!("w{id}"), special: id > 100, start: 3, end: 4 };
+        let words = Self::words(text);
+        let ids = match special {
+            SpecialTokens::Keep => [vec![101], words, vec![102]].concat(),
+            SpecialTokens::Omit => words,
+        };
+        Ok(ids.into_iter().map(token).collect())
+    }
+}
+
+/// How a worker is made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Options {
+    pub(crate) batch_tokens: usize,
+    pub(crate) max_queued_tokens: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { batch_tokens: 1000, max_queued_tokens: 10_000 }
+    }
+}
+
+/// A worker that serves.
+pub(crate) struct Stand {
+    pub(crate) client: WorkerClient<Channel>,
+    pub(crate) control: Arc<Control>,
+    pub(crate) load: Arc<Load>,
+    pub(crate) state: watch::Sender<State>,
+    pub(crate) stop: CancellationToken,
+    pub(crate) engine: Engine,
+    pub(crate) server: JoinHandle<Result<(), tonic::transport::Error>>,
+    pub(crate) device: tokio::sync::oneshot::Receiver<Result<(), Broken>>,
+    pub(crate) address: String,
+}
+
+pub(crate) async fn start(options: Options) -> Stand {
+    let tasks = TaskTracker::new();
+    let control = Arc::<Control>::default();
+    let load = Load::new(Limits { tokens: options.max_queued_tokens, wait: Duration::from_secs(60) });
+    let metrics = Metrics::register(&mut Registry::default(), load.clone());
+    let encoder = Words(control.clone(), false);
+    let probes = [EMBEDDER, CROSS_ENCODER].map(|digest| (digest.into(), Sequence::single(vec![101, 7, 102])));
+    let loaded = move || Ok::<_, ()>(Loaded { encoder, probes: HashMap::from(probes), facts: () });
+    let (device, ready) = Device::spawn("device", loaded).unwrap();
+    ready.await.unwrap().unwrap();
+    let budget = Budget::fixed(options.batch_tokens);
+    let plan = Plan {
+        depth: 1,
+        age: Duration::from_secs(60),
+        budgets: [EMBEDDER, CROSS_ENCODER].map(|digest| (digest.into(), budget)).into(),
+        speed: Speed::new(1000.0),
+        load: load.clone(),
+        metrics: metrics.clone(),
+    };
+    let engine = Engine::spawn(plan, device.batches, device.reports, &tasks);
+    let (state, told) = watch::channel(State::default());
+    let stop = CancellationToken::new();
+    let identity = Identity { worker_id: "w1".into(), boot_id: "b1".into(), device: "fake".into() };
+    let health = Health { identity: Arc::new(identity), load: load.clone(), state: told, stop: stop.clone() };
+    let service = Service {
+        catalogue: catalogue(),
+        tokenisers: Tokenisers::spawn(NonZeroUsize::MIN).unwrap().0,
+        engine: engine.clone(),
+        load: load.clone(),
+        health,
+        metrics,
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let server = tasks.spawn(service::serve(listener, service, stop.clone()));
+    let client = WorkerClient::connect(address.clone()).await.unwrap();
+    Stand { client, control, load, state, stop, engine, server, device: device.ended, address }
+}
+
+fn catalogue() -> Catalogue {
+    let served = |digest: &str, kind, dimensions| Served {
+        name: digest.into(),
+        digest: digest.into(),
+        index_space: format!("space of {digest}"),
+        card: Card {
+            kind,
+            architecture: "None".into(),
+            dimensions,
+            max_tokens: WINDOW,
+            pooling: None,
+            normalize: false,
+            query_prompt: Some("w50 ".into()),
+            document_prompt: None,
+        },
+        dtype: "f32".into(),
+        tokenizer: Arc::new(Splitter),
+    };
+    Catalogue::new([served(EMBEDDER, Kind::Embedder, 4), served(CROSS_ENCODER, Kind::CrossEncoder, 0)])
+}
+
+pub(crate) fn origin(digest: &str) -> ShardOrigin {
+    ShardOrigin { digest: digest.into(), caller: "test".into(), first_input: 40 }
+}
+
+/// A plain request for these texts.
+pub(crate) fn request(texts: &[&str]) -> v1::EmbedRequest {
+    let inputs = texts.iter().map(|&text| text.to_owned()).collect();
+    v1::EmbedRequest { inputs, ..v1::EmbedRequest::default() }
+}
+
+/// A shard of it, the 41st input of its call and those that follow.
+pub(crate) fn shard(request: v1::EmbedRequest) -> EmbedShard {
+    EmbedShard { origin: Some(origin(EMBEDDER)), request: Some(request) }
+}
+
+pub(crate) fn embed(texts: &[&str]) -> EmbedShard {
+    shard(request(texts))
+}
+
+/// Numbers of f32 vectors.
+pub(crate) fn floats(vectors: &v1::Vectors) -> Vec<f32> {
+    vectors.data.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect()
+}
+
+impl Stand {
+    /// A call in a task of its own, begun before this returns or soon after.
+    pub(crate) fn spawn(
+        &self,
+        tasks: &TaskTracker,
+        shard: EmbedShard,
+    ) -> JoinHandle<Result<Vec<f32>, tonic::Status>> {
+        let mut client = self.client.clone();
+        tasks.spawn(async move {
+            let result = client.embed(shard).await?.into_inner();
+            Ok(floats(&result.dense.unwrap()))
+        })
+    }
+
+    /// Waits until calls of so many tokens are before the device.
+    pub(crate) async fn waiting(&self, tokens: usize) {
+        while self.load.waiting() != tokens {
+            time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
