@@ -1,0 +1,251 @@
+//! Bad input gets its code and a sentence that names the field, and the calls beside it succeed.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::time::Duration;
+
+use prost::bytes::{Buf as _, BufMut as _};
+use proto::v1::embeddings_client::EmbeddingsClient;
+use proto::v1::reranking_client::RerankingClient;
+use proto::v1::{EmbedRequest, Require, RerankRequest, ScoreForm, Truncation, require};
+use tests::{Cluster, Golden, Load, PATIENCE, checkpoint};
+use tokio::time;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+use tonic_types::StatusExt as _;
+
+const MODEL: &str = "bert-cls";
+
+fn texts(inputs: &[&str]) -> EmbedRequest {
+    let inputs = inputs.iter().map(|&text| text.to_owned()).collect();
+    EmbedRequest { model: MODEL.to_owned(), inputs, ..EmbedRequest::default() }
+}
+
+fn documents(documents: &[&str]) -> RerankRequest {
+    RerankRequest {
+        model: MODEL.to_owned(),
+        query: "Who painted the door?".to_owned(),
+        documents: documents.iter().map(|&text| text.to_owned()).collect(),
+        ..RerankRequest::default()
+    }
+}
+
+#[track_caller]
+fn check(what: &str, status: &Status, code: Code, field: &str) {
+    assert_eq!(status.code(), code, "{what}: {status:?}");
+    assert!(!status.message().is_empty() && status.message().len() < 500, "{what}: {}", status.message());
+    assert!(status.message().contains(field), "{what}: no {field:?} in {:?}", status.message());
+    if code == Code::InvalidArgument {
+        let details = status.get_details_bad_request();
+        let named =
+            details.iter().flat_map(|bad| &bad.field_violations).any(|violation| violation.field == field);
+        assert!(named, "{what}: details do not name {field}: {details:?}");
+    }
+}
+
+async fn check_embeddings(client: &EmbeddingsClient<Channel>) {
+    let long = "a ".repeat(5 << 20);
+    let window = "moss ".repeat(200);
+    let many = vec!["moss"; 5000];
+    let refused = [
+        (
+            "no model",
+            EmbedRequest { model: String::new(), ..texts(&["moss"]) },
+            Code::InvalidArgument,
+            "model",
+        ),
+        ("an empty list", texts(&[]), Code::InvalidArgument, "inputs"),
+        ("an empty string", texts(&["moss", ""]), Code::InvalidArgument, "inputs[1]"),
+        ("only control characters", texts(&["\u{1}\u{7}\n"]), Code::InvalidArgument, "inputs[0]"),
+        ("ten megabytes", texts(&["moss", &long]), Code::InvalidArgument, "inputs[1]"),
+        ("beyond the window", texts(&["moss", "moss", &window]), Code::InvalidArgument, "inputs[2]"),
+        ("too many inputs", texts(&many), Code::InvalidArgument, "inputs"),
+        (
+            "an unknown model",
+            EmbedRequest { model: "nobody".to_owned(), ..texts(&["moss"]) },
+            Code::NotFound,
+            "nobody",
+        ),
+        (
+            "an unknown input type",
+            EmbedRequest { input_type: 77, ..texts(&["moss"]) },
+            Code::InvalidArgument,
+            "input_type",
+        ),
+        (
+            "an unknown encoding",
+            EmbedRequest { encoding: -1, ..texts(&["moss"]) },
+            Code::InvalidArgument,
+            "encoding",
+        ),
+        (
+            "an unknown output",
+            EmbedRequest { outputs: vec![9], ..texts(&["moss"]) },
+            Code::InvalidArgument,
+            "outputs[0]",
+        ),
+        (
+            "an unknown truncation",
+            EmbedRequest { truncation: 4, ..texts(&["moss"]) },
+            Code::InvalidArgument,
+            "truncation",
+        ),
+        (
+            "an unknown priority",
+            EmbedRequest { priority: 3, ..texts(&["moss"]) },
+            Code::InvalidArgument,
+            "priority",
+        ),
+        (
+            "no dimensions",
+            EmbedRequest { dimensions: Some(0), ..texts(&["moss"]) },
+            Code::InvalidArgument,
+            "dimensions",
+        ),
+        (
+            "too many",
+            EmbedRequest { dimensions: Some(4096), ..texts(&["moss"]) },
+            Code::InvalidArgument,
+            "dimensions",
+        ),
+    ];
+    for (what, request, code, field) in refused {
+        check(what, &client.clone().embed(request).await.unwrap_err(), code, field);
+    }
+    let other = Require { what: Some(require::What::Digest("0".repeat(64))) };
+    let request = EmbedRequest { require: Some(other), ..texts(&["moss"]) };
+    check(
+        "another checkpoint",
+        &client.clone().embed(request).await.unwrap_err(),
+        Code::FailedPrecondition,
+        "",
+    );
+}
+
+async fn check_reranking(client: &RerankingClient<Channel>) {
+    let refused = [
+        ("no documents", documents(&[]), "documents"),
+        ("an empty document", documents(&["moss", "fern", " "]), "documents[2]"),
+        ("no query", RerankRequest { query: String::new(), ..documents(&["moss"]) }, "query"),
+        ("none wanted", RerankRequest { top_n: Some(0), ..documents(&["moss"]) }, "top_n"),
+        (
+            "a sigmoid of a cosine",
+            RerankRequest { score_form: ScoreForm::Sigmoid.into(), ..documents(&["moss"]) },
+            "score_form",
+        ),
+    ];
+    for (what, request, field) in refused {
+        check(what, &client.clone().rerank(request).await.unwrap_err(), Code::InvalidArgument, field);
+    }
+    let one = client.clone().rerank(documents(&["moss"])).await.unwrap().into_inner();
+    assert_eq!(one.rankings.len(), 1);
+    let twice =
+        client.clone().rerank(documents(&["moss", "fern", "moss", "moss"])).await.unwrap().into_inner();
+    let of_moss: Vec<u32> =
+        twice.rankings.iter().map(|ranking| ranking.index).filter(|&index| index != 1).collect();
+    assert_eq!(of_moss, [0, 2, 3], "duplicates are scored alike, and keep their order");
+}
+
+/// A deadline that has passed is tested beside the gateway: this client would not let one out.
+async fn check_deadlines(client: &EmbeddingsClient<Channel>) {
+    let mut request = Request::new(texts(&["moss"]));
+    request.metadata_mut().insert("grpc-timeout", "soon".parse().unwrap());
+    let status = client.clone().embed(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    assert!(status.message().contains("grpc-timeout"), "{}", status.message());
+}
+
+/// Sends the bytes as they are.
+#[derive(Clone, Copy, Default)]
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Vec<u8>;
+    type Decode = Vec<u8>;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        *self
+    }
+
+    fn decoder(&mut self) -> Self {
+        *self
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn encode(&mut self, item: Vec<u8>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put_slice(&item);
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Vec<u8>>, Status> {
+        Ok(Some(buffer.copy_to_bytes(buffer.remaining()).to_vec()))
+    }
+}
+
+async fn send(channel: &Channel, bytes: Vec<u8>) -> Status {
+    let mut client = tonic::client::Grpc::new(channel.clone()).max_encoding_message_size(usize::MAX);
+    client.ready().await.unwrap();
+    let path = "/beige.v1.Embeddings/Embed".parse().unwrap();
+    client.unary(Request::new(bytes), path, Raw).await.unwrap_err()
+}
+
+async fn check_bytes(channel: &Channel) {
+    // Field 2, two bytes that are no UTF-8.
+    let status = send(channel, vec![0x12, 2, 0xff, 0xfe]).await;
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    assert!(status.message().contains("inputs"), "{}", status.message());
+    // A length that runs past the end.
+    assert_eq!(send(channel, vec![0x12, 200]).await.code(), Code::InvalidArgument);
+    // A message over the limit.
+    let status = send(channel, vec![0; 40 << 20]).await;
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    assert!(status.message().contains("33554432"), "{}", status.message());
+}
+
+async fn check_goners(cluster: &Cluster, client: &EmbeddingsClient<Channel>) {
+    let large = EmbedRequest {
+        inputs: vec!["moss and fern and stone ".repeat(10); 4000],
+        truncation: Truncation::End.into(),
+        ..texts(&[])
+    };
+    for _ in 0..5 {
+        let mut client = client.clone();
+        let _gone = time::timeout(Duration::from_millis(30), client.embed(large.clone())).await;
+    }
+    let idle = async {
+        while cluster.fleet().await.iter().any(|worker| worker.queued_tokens > 5_000) {
+            time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    time::timeout(PATIENCE, idle).await.expect("what nobody waits for is dropped");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_input_is_named_and_its_neighbours_succeed() {
+    let mut cluster = Cluster::start(2, &[checkpoint(MODEL)]).await;
+    let golden = Golden::read(MODEL).readable();
+    let load = Load::start(&cluster.channel(), MODEL, &golden, 3, 4);
+    let embeddings = EmbeddingsClient::new(cluster.channel()).max_encoding_message_size(64 << 20);
+    let reranking = RerankingClient::new(cluster.channel());
+    for _ in 0..2 {
+        check_embeddings(&embeddings).await;
+        check_reranking(&reranking).await;
+        check_deadlines(&embeddings).await;
+        check_bytes(&cluster.channel()).await;
+    }
+    check_goners(&cluster, &embeddings).await;
+    load.finish().await.assert_flawless();
+    assert!(cluster.gateway.is_running() && cluster.workers.iter_mut().all(tests::Process::is_running));
+}

@@ -1,0 +1,86 @@
+//! What is lost, and that no caller notices.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::time::Duration;
+
+use proto::v1::WorkerState;
+use tests::{Cluster, Golden, Load, checkpoint};
+use tokio::time;
+
+const MODEL: &str = "bert-cls";
+const CALLERS: usize = 8;
+const TEXTS_PER_CALL: usize = 5;
+
+async fn seconds(count: u64) {
+    time::sleep(Duration::from_secs(count)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_worker_fails_no_call() {
+    let mut cluster = Cluster::start(2, &[checkpoint(MODEL)]).await;
+    let golden = Golden::read(MODEL).readable();
+    let load = Load::start(&cluster.channel(), MODEL, &golden, CALLERS, TEXTS_PER_CALL);
+    seconds(3).await;
+    cluster.workers[0].kill().await;
+    seconds(5).await;
+    // And one that comes in mid load takes its part.
+    cluster.add_worker(&[]).await;
+    cluster.wait_for(2, WorkerState::Serving).await;
+    seconds(3).await;
+    load.finish().await.assert_flawless();
+    let newcomer = cluster.fleet().await.into_iter().find(|worker| worker.id == "worker-2").unwrap();
+    assert!(newcomer.total_tokens > 0, "{newcomer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_asked_to_end_fails_no_call() {
+    let mut cluster = Cluster::start(2, &[checkpoint(MODEL)]).await;
+    let golden = Golden::read(MODEL).readable();
+    let load = Load::start(&cluster.channel(), MODEL, &golden, CALLERS, TEXTS_PER_CALL);
+    seconds(2).await;
+    cluster.workers[0].terminate();
+    let status = cluster.workers[0].ended().await;
+    assert!(status.success(), "{status}");
+    seconds(2).await;
+    load.finish().await.assert_flawless();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn etcd_away_for_a_minute_fails_no_call() {
+    let mut cluster = Cluster::start(2, &[checkpoint(MODEL)]).await;
+    let golden = Golden::read(MODEL).readable();
+    let load = Load::start(&cluster.channel(), MODEL, &golden, CALLERS, TEXTS_PER_CALL);
+    seconds(2).await;
+    cluster.etcd.stop().await;
+    seconds(60).await;
+    assert_eq!(cluster.fleet().await.len(), 2, "an outage keeps the last view");
+    cluster.etcd.restart().await;
+    seconds(5).await;
+    load.finish().await.assert_flawless();
+    for worker in &mut cluster.workers {
+        assert!(worker.is_running(), "nothing restarts");
+    }
+    assert!(cluster.gateway.is_running(), "nothing restarts");
+
+    // The registrations are back: a gateway that starts now finds both workers.
+    let mut late = cluster.another_gateway(&[]).await;
+    std::mem::swap(&mut cluster.gateway, &mut late);
+    cluster.wait_for(2, WorkerState::Serving).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_is_asked_to_end_fails_no_call_it_accepted() {
+    let mut cluster = Cluster::start(2, &[checkpoint(MODEL)]).await;
+    let golden = Golden::read(MODEL).readable();
+    let load = Load::start(&cluster.channel(), MODEL, &golden, CALLERS, TEXTS_PER_CALL);
+    seconds(2).await;
+    cluster.gateway.terminate();
+    let status = cluster.gateway.ended().await;
+    let mut outcome = load.finish().await;
+    assert!(status.success(), "{status}");
+    // Calls that never left the client were not accepted: those that it had not sent when it was told to go
+    // ("connection closed"), and those for which it could not connect any more.
+    outcome.failures.retain(|failure| !failure.message().contains("connect"));
+    outcome.assert_flawless();
+}
