@@ -42,20 +42,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let threads = args.threads.map_or_else(|| std::thread::available_parallelism().map(Into::into), Ok)?;
     prepare(Device::Cpu, threads)?;
 
-    println!("resident {}", memory("VmRSS"));
-    let start = Instant::now();
+    println!("resident with libtorch alone {}", memory("VmRSS"));
     let overrides = Overrides { max_tokens: args.max_tokens, ..Overrides::default() };
-    let checkpoint = Checkpoint::open(&args.model, &overrides)?;
-    let opened = start.elapsed();
-    let tokenizer = checkpoint.tokenizer()?;
-    let tokenizer_loaded = start.elapsed();
-    let model = Model::load(&checkpoint, Device::Cpu, args.dtype)?;
-    let loaded = start.elapsed();
-    println!(
-        "hashed {opened:.2?}, tokenizer {:.2?}, weights {:.2?}",
-        tokenizer_loaded - opened,
-        loaded - tokenizer_loaded
-    );
+    let (checkpoint, hashing) = timed(|| Checkpoint::open(&args.model, &overrides))?;
+    let (tokenizer, reading) = timed(|| checkpoint.tokenizer())?;
+    let (model, packing) = timed(|| Model::load(&checkpoint, Device::Cpu, args.dtype))?;
+    println!("hashed {hashing:.2?}, tokenizer {reading:.2?}, weights {packing:.2?}");
     println!("resident {}", memory("VmRSS"));
 
     let texts = std::fs::read_to_string(&args.texts)?;
@@ -89,6 +81,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         memory("VmHWM")
     );
     Ok(())
+}
+
+fn timed<T, E>(work: impl FnOnce() -> Result<T, E>) -> Result<(T, Duration), E> {
+    let start = Instant::now();
+    work().map(|done| (done, start.elapsed()))
 }
 
 fn batches(sequences: &[Sequence], budget: usize) -> Vec<Vec<&Sequence>> {

@@ -6,6 +6,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::missing_panics_doc,
+    clippy::must_use_candidate,
     clippy::print_stderr,
     reason = "a test's own code: it fails by panicking, and shows why"
 )]
@@ -107,9 +108,8 @@ impl Cluster {
                 time::sleep(Duration::from_millis(50)).await;
             }
         };
-        if time::timeout(PATIENCE, seen).await.is_err() {
-            panic!("not {count} workers in {state:?}: {:?}", self.fleet().await);
-        }
+        let seen = time::timeout(PATIENCE, seen).await;
+        assert!(seen.is_ok(), "not {count} workers in {state:?}: {:?}", self.fleet().await);
     }
 }
 

@@ -44,83 +44,43 @@ fn check(what: &str, status: &Status, code: Code, field: &str) {
     }
 }
 
+/// Requests of the wrong shape: what is wrong, and the field that is named.
+fn malformed() -> Vec<(&'static str, EmbedRequest, &'static str)> {
+    let one = || texts(&["moss"]);
+    vec![
+        ("no model", EmbedRequest { model: String::new(), ..one() }, "model"),
+        ("an unknown input type", EmbedRequest { input_type: 77, ..one() }, "input_type"),
+        ("an unknown encoding", EmbedRequest { encoding: -1, ..one() }, "encoding"),
+        ("an unknown output", EmbedRequest { outputs: vec![9], ..one() }, "outputs[0]"),
+        ("an unknown truncation", EmbedRequest { truncation: 4, ..one() }, "truncation"),
+        ("an unknown priority", EmbedRequest { priority: 3, ..one() }, "priority"),
+        ("no dimensions", EmbedRequest { dimensions: Some(0), ..one() }, "dimensions"),
+        ("too many dimensions", EmbedRequest { dimensions: Some(4096), ..one() }, "dimensions"),
+    ]
+}
+
+/// Requests whose texts cannot be taken.
+fn unreadable() -> Vec<(&'static str, EmbedRequest, &'static str)> {
+    vec![
+        ("an empty list", texts(&[]), "inputs"),
+        ("an empty string", texts(&["moss", ""]), "inputs[1]"),
+        ("only control characters", texts(&["\u{1}\u{7}\n"]), "inputs[0]"),
+        ("ten megabytes", texts(&["moss", &"a ".repeat(5 << 20)]), "inputs[1]"),
+        ("beyond the window", texts(&["moss", "moss", &"moss ".repeat(200)]), "inputs[2]"),
+        ("too many inputs", texts(&vec!["moss"; 5000]), "inputs"),
+    ]
+}
+
 async fn check_embeddings(client: &EmbeddingsClient<Channel>) {
-    let long = "a ".repeat(5 << 20);
-    let window = "moss ".repeat(200);
-    let many = vec!["moss"; 5000];
-    let refused = [
-        (
-            "no model",
-            EmbedRequest { model: String::new(), ..texts(&["moss"]) },
-            Code::InvalidArgument,
-            "model",
-        ),
-        ("an empty list", texts(&[]), Code::InvalidArgument, "inputs"),
-        ("an empty string", texts(&["moss", ""]), Code::InvalidArgument, "inputs[1]"),
-        ("only control characters", texts(&["\u{1}\u{7}\n"]), Code::InvalidArgument, "inputs[0]"),
-        ("ten megabytes", texts(&["moss", &long]), Code::InvalidArgument, "inputs[1]"),
-        ("beyond the window", texts(&["moss", "moss", &window]), Code::InvalidArgument, "inputs[2]"),
-        ("too many inputs", texts(&many), Code::InvalidArgument, "inputs"),
-        (
-            "an unknown model",
-            EmbedRequest { model: "nobody".to_owned(), ..texts(&["moss"]) },
-            Code::NotFound,
-            "nobody",
-        ),
-        (
-            "an unknown input type",
-            EmbedRequest { input_type: 77, ..texts(&["moss"]) },
-            Code::InvalidArgument,
-            "input_type",
-        ),
-        (
-            "an unknown encoding",
-            EmbedRequest { encoding: -1, ..texts(&["moss"]) },
-            Code::InvalidArgument,
-            "encoding",
-        ),
-        (
-            "an unknown output",
-            EmbedRequest { outputs: vec![9], ..texts(&["moss"]) },
-            Code::InvalidArgument,
-            "outputs[0]",
-        ),
-        (
-            "an unknown truncation",
-            EmbedRequest { truncation: 4, ..texts(&["moss"]) },
-            Code::InvalidArgument,
-            "truncation",
-        ),
-        (
-            "an unknown priority",
-            EmbedRequest { priority: 3, ..texts(&["moss"]) },
-            Code::InvalidArgument,
-            "priority",
-        ),
-        (
-            "no dimensions",
-            EmbedRequest { dimensions: Some(0), ..texts(&["moss"]) },
-            Code::InvalidArgument,
-            "dimensions",
-        ),
-        (
-            "too many",
-            EmbedRequest { dimensions: Some(4096), ..texts(&["moss"]) },
-            Code::InvalidArgument,
-            "dimensions",
-        ),
-    ];
-    for (what, request, code, field) in refused {
-        check(what, &client.clone().embed(request).await.unwrap_err(), code, field);
+    for (what, request, field) in malformed().into_iter().chain(unreadable()) {
+        check(what, &client.clone().embed(request).await.unwrap_err(), Code::InvalidArgument, field);
     }
+    let unknown = EmbedRequest { model: "nobody".to_owned(), ..texts(&["moss"]) };
+    check("an unknown model", &client.clone().embed(unknown).await.unwrap_err(), Code::NotFound, "nobody");
     let other = Require { what: Some(require::What::Digest("0".repeat(64))) };
-    let request = EmbedRequest { require: Some(other), ..texts(&["moss"]) };
-    check(
-        "another checkpoint",
-        &client.clone().embed(request).await.unwrap_err(),
-        Code::FailedPrecondition,
-        "",
-    );
+    let other = EmbedRequest { require: Some(other), ..texts(&["moss"]) };
+    let refusal = client.clone().embed(other).await.unwrap_err();
+    check("another checkpoint", &refusal, Code::FailedPrecondition, "digest");
 }
 
 async fn check_reranking(client: &RerankingClient<Channel>) {

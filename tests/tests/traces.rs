@@ -44,11 +44,10 @@ impl TraceService for Collector {
 impl Collector {
     /// Names of the spans that belong to the caller's trace, or are linked to it.
     fn names(&self) -> Vec<String> {
-        let hex = |id: &[u8]| id.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        let ours = |span: &&Span| {
-            hex(&span.trace_id) == TRACE || span.links.iter().any(|link| hex(&link.trace_id) == TRACE)
-        };
-        self.0.lock().unwrap().iter().filter(ours).map(|span| span.name.clone()).collect()
+        let ours = u128::from_str_radix(TRACE, 16).unwrap().to_be_bytes();
+        let belongs =
+            |span: &&Span| span.trace_id == ours || span.links.iter().any(|link| link.trace_id == ours);
+        self.0.lock().unwrap().iter().filter(belongs).map(|span| span.name.clone()).collect()
     }
 }
 

@@ -1,7 +1,7 @@
 //! The parts of libtorch that tch does not wrap, and the only unsafe code of the project.
 //!
 //! Every C++ call goes through one macro on each side: `guarded` in the shim turns exceptions into numbers,
-//! [`error::call`] turns numbers into [`TorchError`]. What comes out are ordinary [`tch::Tensor`]s.
+//! `error::call` turns numbers into [`TorchError`]. What comes out are ordinary [`tch::Tensor`]s.
 
 mod attention;
 mod error;
