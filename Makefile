@@ -37,7 +37,8 @@ test: setup ## run every test
 	cargo test --workspace --locked --no-fail-fast
 	$(checks)/pytest -q -p no:cacheprovider scripts/tests
 
-bench: build ## measure Beige beside its peers on this machine
+bench: setup ## measure Beige beside its peers on this machine
+	cargo build $(services) -p model -p bench --bins --examples
 	@bench/run
 
 check: check-rust check-deny check-python ## run what continuous integration refuses a change for
