@@ -1,4 +1,4 @@
-"""A Beige of one worker, for as long as it is measured."""
+"""A Beige of some workers, for as long as it is measured."""
 
 import json
 import os
@@ -21,7 +21,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Cluster:
-    """A running cluster: its address, its worker's process, and how long it took to be ready."""
+    """A running cluster: its address, a worker's process, and how long it took to be ready."""
 
     beige: Path
     address: str
@@ -58,9 +58,10 @@ class Cluster:
 
 
 @contextmanager
-def running(beige: Path, model: Path, dtype: str) -> Iterator[Cluster]:
+def running(beige: Path, model: Path, dtype: str, workers: int) -> Iterator[Cluster]:
     """Brings a cluster up for one model, and down whatever happens."""
-    command = [str(beige), "up", "--json", "--workers", "1", "--dtype", dtype]
+    command = [str(beige), "up", "--json", "--workers", str(workers)]
+    command += ["--dtype", dtype]
     command += ["--model", f"{model.name}={model}"]
     command += ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
     with tempfile.TemporaryDirectory() as folder:
@@ -93,7 +94,7 @@ def first_line(up: subprocess.Popen[bytes]) -> bytes:
 
 
 def find_worker(root: int) -> int:
-    """The worker among the children of `beige up`."""
+    """One worker among the children of `beige up`; the others are like it."""
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:
             name, _, rest = entry.read_text().partition("(")[2].rpartition(")")

@@ -28,3 +28,4 @@ pub use manifest::{Manifest, ManifestFile};
 pub use modules::Pooling;
 pub use sequence::{Rows, Sequence, normalize};
 pub use tokenizer::{SpecialTokens, Token, TokenizeError, Tokenizer, Truncation};
+pub use torch_ext::exit_now;

@@ -80,7 +80,7 @@ async fn check_embeddings(client: &EmbeddingsClient<Channel>) {
     let other = Require { what: Some(require::What::Digest("0".repeat(64))) };
     let other = EmbedRequest { require: Some(other), ..texts(&["moss"]) };
     let refusal = client.clone().embed(other).await.unwrap_err();
-    check("another checkpoint", &refusal, Code::FailedPrecondition, "digest");
+    check("another checkpoint", &refusal, Code::FailedPrecondition, "required");
 }
 
 async fn check_reranking(client: &RerankingClient<Channel>) {

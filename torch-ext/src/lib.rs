@@ -13,4 +13,4 @@ pub use attention::varlen_attention;
 pub use error::TorchError;
 pub use linear::{Activation, PackedLinear};
 pub use mapped::MappedFile;
-pub use runtime::{load_cuda, trim_memory};
+pub use runtime::{exit_now, load_cuda, trim_memory};

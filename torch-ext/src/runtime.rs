@@ -12,6 +12,13 @@ pub fn trim_memory() {
     unsafe { libc::malloc_trim(0) };
 }
 
+/// Ends the process at once, without running destructors of libraries: a thread that is inside libtorch would find
+/// its tables gone and take the process down with a fault.
+pub fn exit_now(code: u8) -> ! {
+    // SAFETY: the call does not return, and leaves no memory behind.
+    unsafe { libc::_exit(code.into()) }
+}
+
 /// Loads `libtorch_cuda.so` into the process, which registers its kernels with the dispatcher.
 ///
 /// Programs are linked with the CPU half of libtorch alone, so that one build serves machines with and without

@@ -17,12 +17,13 @@ fn main() -> ExitCode {
     };
     let runtime = match runtime::Builder::new_multi_thread().enable_all().thread_name("worker").build() {
         Ok(runtime) => runtime,
-        Err(error) => return end(&error.into()),
+        Err(error) => end(&error.into()),
     };
     let served = runtime.block_on(serve(config));
-    // What is still running has been given up.
-    runtime.shutdown_background();
-    served.map_or_else(|failure| end(&failure), |()| ExitCode::SUCCESS)
+    if let Err(failure) = served {
+        end(&failure);
+    }
+    ExitCode::SUCCESS
 }
 
 async fn serve(config: Config) -> Result<(), Failure> {
@@ -76,7 +77,7 @@ fn announce(sockets: &Sockets) -> io::Result<()> {
 
 /// Bad settings end the process before a socket opens. A request for help is no bad setting.
 fn refuse(error: InvalidConfig) -> ExitCode {
-    let InvalidConfig::Usage(usage) = error else { return end(&error.into()) };
+    let InvalidConfig::Usage(usage) = error else { end(&error.into()) };
     // There is nobody to tell when there is no terminal.
     let _ = usage.print();
     if usage.use_stderr() {
@@ -86,8 +87,9 @@ fn refuse(error: InvalidConfig) -> ExitCode {
     }
 }
 
-fn end(failure: &Failure) -> ExitCode {
+/// Ends the process. The device thread may be in the middle of a batch: what is still running has been given up.
+fn end(failure: &Failure) -> ! {
     // The last line of a process that failed, for people; where there is no standard error, nobody reads it.
     let _ = writeln!(io::stderr(), "beige-worker: {failure}");
-    ExitCode::from(failure.code())
+    model::exit_now(failure.code())
 }

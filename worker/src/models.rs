@@ -169,6 +169,7 @@ impl Loading {
     fn warm(&mut self, opened: &Opened, tokenizer: Tokenizer) -> Result<(), StartError> {
         let Opened { name, checkpoint } = opened;
         let (start, digest) = (Instant::now(), Arc::<str>::from(checkpoint.digest()));
+        let mut speed = None;
         if !self.probes.contains_key(&digest) {
             let probe = probe(name, &tokenizer)?;
             let target = match self.place.device {
@@ -187,11 +188,12 @@ impl Loading {
                 self.facts.speed = Speed::new(rate);
             }
             self.probes.insert(digest.clone(), probe);
+            speed = Some(rate.round());
         }
         let dtype = self.encoder.0.get(&digest).map_or("", Model::dtype);
         let took = self.facts.took[self.facts.served.len()] + start.elapsed();
         self.facts.took[self.facts.served.len()] = took;
-        self.tell(opened, dtype, took);
+        self.tell(opened, dtype, (took, speed));
         self.facts.served.push(Served {
             name: name.as_str().into(),
             digest,
@@ -203,7 +205,7 @@ impl Loading {
         Ok(())
     }
 
-    fn tell(&self, opened: &Opened, dtype: &str, took: Duration) {
+    fn tell(&self, opened: &Opened, dtype: &str, (took, tokens_per_second): (Duration, Option<f64>)) {
         let digest = opened.checkpoint.digest();
         let card = opened.checkpoint.card();
         tracing::info!(
@@ -214,7 +216,7 @@ impl Loading {
             window = card.max_tokens,
             dtype,
             batch_tokens = self.facts.budgets.get(digest).map_or(0, Budget::tokens),
-            tokens_per_second = self.facts.speed.tokens_per_second().round(),
+            tokens_per_second,
             ?took,
             "model is warm"
         );

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cluster::{Etcd, Name, Ready, Registration, Worker};
-use model::{Device, DeviceError};
+use model::{Device, DeviceError, LoadError};
 use telemetry::admin::{self, Readiness};
 use telemetry::prometheus::registry::Registry;
 use tokio::net::TcpListener;
@@ -70,7 +70,10 @@ impl Failure {
     #[must_use]
     pub fn code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Telemetry(_) | Self::Device(_) => 64,
+            Self::Config(_)
+            | Self::Telemetry(_)
+            | Self::Device(_)
+            | Self::Model(StartError::Load { source: LoadError::Device(_), .. }) => 64,
             Self::Model(StartError::Load { .. }) => 65,
             Self::Bind { .. } => 69,
             Self::Model(StartError::Run { .. }) | Self::Ended(Exit::Broken(_) | Exit::Panicked) => 70,
@@ -163,14 +166,10 @@ pub async fn launch(
     let place =
         Place { device: config.device, precision: config.precision, batch_tokens: config.batch_tokens };
     let (device, loaded) = device::Device::spawn("device", move || models::load(&opened, place))?;
-    let facts = loaded.await.map_err(|_| Exit::Panicked)??;
-    let Facts { served, took, budgets, speed } = facts;
+    let Facts { served, took, budgets, speed } = loaded.await.map_err(|_| Exit::Panicked)??;
     let catalogue = Catalogue::new(served);
     let plan = Plan {
-        depth: match config.device {
-            Device::Cpu => 1,
-            Device::Cuda(_) => 2,
-        },
+        depth: depth(config.device),
         age: config.age,
         budgets,
         speed,
@@ -178,10 +177,8 @@ pub async fn launch(
         metrics: parts.metrics.clone(),
     };
     let engine = Engine::spawn(plan, device.batches, device.reports, &parts.tasks);
-    let address = match &config.advertise {
-        Some(address) => address.clone(),
-        None => public.local_addr()?.to_string(),
-    };
+    let bound = public.local_addr()?.to_string();
+    let address = config.advertise.clone().unwrap_or(bound);
     let boot_id = Uuid::new_v4().to_string();
     let (state, health) = health(config, &catalogue, &boot_id, &parts);
     let service = Service {
@@ -213,6 +210,14 @@ pub async fn launch(
         tasks,
         ended,
     })
+}
+
+/// A CPU is given the freshest batch when it is free; a GPU would be done with it before it had the next.
+fn depth(device: Device) -> usize {
+    match device {
+        Device::Cpu => 1,
+        Device::Cuda(_) => 2,
+    }
 }
 
 /// Counters, and the admin port that shows them from now on.

@@ -10,6 +10,7 @@ mod a_poisonous_input_fails_alone;
 mod a_worker_that_leaves_finishes_its_calls;
 mod answers_are_in_order_and_in_form;
 mod bad_requests_name_the_field;
+mod batches_are_formed_as_late_as_the_device_allows;
 mod dead_work_is_never_run;
 mod health_is_told_at_once;
 mod interactive_calls_overtake_bulk;

@@ -13,6 +13,7 @@ use model::{Card, Kind, Rows, Sequence, SpecialTokens, Token, TokenizeError, Tru
 use proto::v1;
 use proto::worker::v1::worker_client::WorkerClient;
 use proto::worker::v1::{EmbedShard, ShardOrigin};
+use telemetry::prometheus::encoding::text;
 use telemetry::prometheus::registry::Registry;
 use telemetry::trace::inject;
 use tokio::net::TcpListener;
@@ -197,11 +198,12 @@ impl Tokenise for Splitter {
 pub(crate) struct Options {
     pub(crate) batch_tokens: usize,
     pub(crate) max_queued_tokens: usize,
+    pub(crate) depth: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { batch_tokens: 1000, max_queued_tokens: 10_000 }
+        Self { batch_tokens: 1000, max_queued_tokens: 10_000, depth: 1 }
     }
 }
 
@@ -210,6 +212,7 @@ pub(crate) struct Stand {
     pub(crate) client: WorkerClient<Channel>,
     pub(crate) control: Arc<Control>,
     pub(crate) load: Arc<Load>,
+    pub(crate) registry: Registry,
     pub(crate) state: watch::Sender<State>,
     pub(crate) stop: CancellationToken,
     pub(crate) engine: Engine,
@@ -222,7 +225,8 @@ pub(crate) async fn start(options: Options) -> Stand {
     let tasks = TaskTracker::new();
     let control = Arc::<Control>::default();
     let load = Load::new(Limits { tokens: options.max_queued_tokens, wait: Duration::from_secs(60) });
-    let metrics = Metrics::register(&mut Registry::default(), load.clone());
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry, load.clone());
     let encoder = Words(control.clone(), false);
     let probes = [EMBEDDER, CROSS_ENCODER].map(|digest| (digest.into(), Sequence::single(vec![101, 7, 102])));
     let loaded = move || Ok::<_, ()>(Loaded { encoder, probes: HashMap::from(probes), facts: () });
@@ -230,7 +234,7 @@ pub(crate) async fn start(options: Options) -> Stand {
     ready.await.unwrap().unwrap();
     let budget = Budget::fixed(options.batch_tokens);
     let plan = Plan {
-        depth: 1,
+        depth: options.depth,
         age: Duration::from_secs(60),
         budgets: [EMBEDDER, CROSS_ENCODER].map(|digest| (digest.into(), budget)).into(),
         speed: Speed::new(1000.0),
@@ -254,7 +258,7 @@ pub(crate) async fn start(options: Options) -> Stand {
     let address = format!("http://{}", listener.local_addr().unwrap());
     let server = tasks.spawn(service::serve(listener, service, stop.clone()));
     let client = WorkerClient::connect(address.clone()).await.unwrap();
-    Stand { client, control, load, state, stop, engine, server, device: device.ended, address }
+    Stand { client, control, load, registry, state, stop, engine, server, device: device.ended, address }
 }
 
 fn catalogue() -> Catalogue {
@@ -316,9 +320,24 @@ impl Stand {
         })
     }
 
-    /// Waits until calls of so many tokens are before the device.
+    /// Waits until calls of so many tokens are before the device: tokenised, counted, and on their way into the
+    /// queue, if not in it.
     pub(crate) async fn waiting(&self, tokens: usize) {
         while self.load.waiting() != tokens {
+            time::sleep(Duration::from_millis(1)).await;
+        }
+        time::sleep(Duration::from_millis(5)).await;
+    }
+
+    /// Waits until so many texts were cut from the queue.
+    pub(crate) async fn cut(&self, texts: usize) {
+        let line = format!("\nbeige_worker_queue_wait_seconds_count {texts}\n");
+        let page = || {
+            let mut page = String::new();
+            text::encode(&mut page, &self.registry).unwrap();
+            page
+        };
+        while !page().contains(&line) {
             time::sleep(Duration::from_millis(1)).await;
         }
     }
