@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use proto::v1::WorkerState;
-use tests::{Cluster, Golden, Load, checkpoint};
+use tests::{Cluster, Golden, Load, checkpoint, minilm};
 use tokio::time;
 use tonic::Status;
 
@@ -49,9 +49,10 @@ async fn a_worker_that_is_asked_to_end_fails_no_call() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_a_busy_worker_without_a_fault() {
-    let mut cluster = Cluster::start(1, &[checkpoint(MODEL)]).await;
-    let golden = Golden::read(MODEL).readable();
-    let load = Load::start(&cluster.channel(), MODEL, &golden, CALLERS, 40);
+    // A model whose batches take long: the second signal comes in the middle of one.
+    let mut cluster = Cluster::start(1, &[minilm()]).await;
+    let golden = Golden::read("minilm").readable();
+    let load = Load::start(&cluster.channel(), "all-MiniLM-L6-v2", &golden, CALLERS, 40);
     seconds(2).await;
     cluster.workers[0].terminate();
     time::sleep(Duration::from_millis(200)).await;
