@@ -13,6 +13,7 @@ const FILES: &[&str] = &[
     "beige/v1/models.proto",
     "beige/v1/provenance.proto",
     "beige/v1/reranking.proto",
+    "beige/v1/swaps.proto",
     "beige/v1/tokens.proto",
     "beige/worker/v1/worker.proto",
 ];

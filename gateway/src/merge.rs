@@ -42,7 +42,7 @@ pub fn vectors(digest: &Digest, parts: Vec<(usize, EmbedShardResult)>) -> Result
     let mut joined = Vec::with_capacity(parts.len());
     let mut input_tokens = Vec::new();
     for (inputs, part) in parts {
-        let EmbedShardResult { provenance, dense, input_tokens: counts } = part;
+        let EmbedShardResult { provenance, dense, input_tokens: counts, alias: _ } = part;
         made_by(digest, provenance)?;
         let dense = dense.ok_or_else(|| defect("an answer holds no vectors"))?;
         whole(inputs, &dense)?;
@@ -179,7 +179,12 @@ mod tests {
             data: Bytes::copy_from_slice(data),
             scales: scales.to_vec(),
         };
-        EmbedShardResult { provenance: Some(provenance()), dense: Some(dense), input_tokens: vec![3; 2] }
+        EmbedShardResult {
+            provenance: Some(provenance()),
+            dense: Some(dense),
+            input_tokens: vec![3; 2],
+            alias: None,
+        }
     }
 
     fn scored(scores: &[f32]) -> (usize, RerankShardResult) {
@@ -189,6 +194,7 @@ mod tests {
             tokens: 10,
             scoring: v1::Scoring::Dense.into(),
             score_form: v1::ScoreForm::Raw.into(),
+            alias: None,
         };
         (scores.len(), part)
     }

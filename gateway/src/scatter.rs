@@ -171,7 +171,12 @@ fn patient_until(caller: &Caller, tries: &Tries) -> Instant {
 
 fn order(piece: &Piece, pin: &Pin, caller: &Caller) -> Order {
     let first_input = u32::try_from(piece.range.start).expect("the limit on inputs is below 2^32");
-    let origin = ShardOrigin { digest: pin.digest.to_string(), caller: caller.name.clone(), first_input };
+    let origin = ShardOrigin {
+        digest: pin.digest.to_string(),
+        caller: caller.name.clone(),
+        first_input,
+        model: pin.model.to_string(),
+    };
     Order { range: piece.range.clone(), origin, due: caller.due }
 }
 

@@ -348,7 +348,7 @@ impl Terms {
             None => (model, None),
             Some((name, digest)) => (name, Some(digest_in("model", digest)?)),
         };
-        let require = match require.and_then(|v1::Require { what }| what) {
+        let require = match require.and_then(|v1::Require { what, min_epoch: _ }| what) {
             None => None,
             Some(v1::require::What::Digest(digest)) => {
                 Some(Require::Digest(digest_in("require.digest", &digest)?))

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use manifest::Manifest;
+
 use crate::config::{Config, Kind};
 use crate::error::LoadError;
-use crate::manifest::{Manifest, hash};
 use crate::modules::{Modules, Pooling};
 use crate::tokenizer::{self, Tokenizer, TokenizerSpec};
 use crate::weights;
@@ -64,14 +65,9 @@ impl Checkpoint {
         files.push("config.json".into());
         files.extend(tokenizer::files(dir)?);
         files.extend(weights::files(dir)?);
-        let manifest = Manifest {
-            dimensions: card.dimensions,
-            files: hash(dir, files)?,
-            max_tokens: card.max_tokens,
-            normalize: card.normalize,
-            pooling: card.pooling.map(|pooling| pooling.to_string()),
-            v: 1,
-        };
+        let files = manifest::hash(dir, files).map_err(|(path, source)| LoadError::Read { path, source })?;
+        let pooling = card.pooling.map(|pooling| pooling.to_string());
+        let manifest = Manifest::new(files, card.dimensions, card.max_tokens, pooling, card.normalize);
         let digest = manifest.digest();
         Ok(Self { dir: dir.to_owned(), config, card, lowercase: modules.lowercase, manifest, digest })
     }

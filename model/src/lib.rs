@@ -13,7 +13,6 @@ mod error;
 mod head;
 mod layers;
 mod layout;
-mod manifest;
 mod modules;
 mod sequence;
 mod tokenizer;

@@ -6,7 +6,7 @@
 pub mod codec;
 
 /// Package `beige.v1`: what clients speak.
-#[allow(missing_docs, clippy::pedantic)]
+#[allow(missing_docs, clippy::pedantic, clippy::large_enum_variant)]
 pub mod v1 {
     tonic::include_proto!("beige.v1");
 
@@ -17,7 +17,7 @@ pub mod v1 {
 /// What gateways ask of workers.
 pub mod worker {
     /// Package `beige.worker.v1`.
-    #[allow(missing_docs, clippy::pedantic)]
+    #[allow(missing_docs, clippy::pedantic, clippy::large_enum_variant)]
     pub mod v1 {
         tonic::include_proto!("beige.worker.v1");
     }

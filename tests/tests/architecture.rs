@@ -9,15 +9,19 @@ use serde_json::Value;
 use tests::repository;
 
 /// Who may depend on whom, tests aside.
-const EDGES: [(&str, &[&str]); 9] = [
+const EDGES: [(&str, &[&str]); 13] = [
     ("bench", &["proto"]),
     ("cli", &["bench", "proto"]),
-    ("cluster", &[]),
+    ("cluster", &["manifest"]),
     ("gateway", &["cluster", "proto", "telemetry"]),
-    ("model", &["torch-ext"]),
+    ("manifest", &[]),
+    ("model", &["manifest", "torch-ext"]),
     ("proto", &[]),
+    ("store", &["manifest"]),
     ("telemetry", &[]),
+    ("tls", &[]),
     ("torch-ext", &[]),
+    ("trainer", &["model", "torch-ext"]),
     ("worker", &["cluster", "model", "proto", "telemetry"]),
 ];
 

@@ -77,7 +77,7 @@ async fn check_embeddings(client: &EmbeddingsClient<Channel>) {
     }
     let unknown = EmbedRequest { model: "nobody".to_owned(), ..texts(&["moss"]) };
     check("an unknown model", &client.clone().embed(unknown).await.unwrap_err(), Code::NotFound, "nobody");
-    let other = Require { what: Some(require::What::Digest("0".repeat(64))) };
+    let other = Require { what: Some(require::What::Digest("0".repeat(64))), min_epoch: 0 };
     let other = EmbedRequest { require: Some(other), ..texts(&["moss"]) };
     let refusal = client.clone().embed(other).await.unwrap_err();
     check("another checkpoint", &refusal, Code::FailedPrecondition, "required");

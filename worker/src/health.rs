@@ -85,6 +85,8 @@ impl Health {
             total_tokens: self.load.total(),
             memory_bytes: memory::resident(),
             ready,
+            preparations: Vec::new(),
+            aliases: Vec::new(),
         }
     }
 }

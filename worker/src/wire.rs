@@ -265,7 +265,8 @@ impl Tokens {
 
 impl Origin {
     fn parse(origin: Option<ShardOrigin>, catalogue: &Catalogue) -> Result<Self, CallError> {
-        let ShardOrigin { digest, caller, first_input } = origin.ok_or_else(|| missing("origin"))?;
+        let ShardOrigin { digest, caller, first_input, model: _ } =
+            origin.ok_or_else(|| missing("origin"))?;
         let Some(served) = catalogue.find(&digest) else { return Err(CallError::NotLoaded(digest)) };
         Ok(Self { served: served.clone(), caller: caller.into(), first: first_input as usize })
     }

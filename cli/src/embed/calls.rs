@@ -43,7 +43,7 @@ impl Caller {
         if let Some(digest) = digest {
             // By name, so that it is found while loaded, even after the alias has moved on.
             request.model = format!("{}@{digest}", self.alias());
-            request.require = Some(Require { what: Some(What::Digest(digest.to_owned())) });
+            request.require = Some(Require { what: Some(What::Digest(digest.to_owned())), min_epoch: 0 });
         }
         let call = async || self.gateway.embeddings().embed(self.gateway.request(request.clone())).await;
         let response = match persist(self.patience, call).await {

@@ -123,12 +123,15 @@ fn models_and_digests_are_well_formed() {
     embed_refused(|r| r.model = "mini@latest".into(), "model", no_digest());
     embed_refused(|r| r.model = format!("mini@{}", hex("A")), "model", no_digest());
     embed_refused(
-        |r| r.require = Some(v1::Require { what: Some(v1::require::What::Digest("d".into())) }),
+        |r| r.require = Some(v1::Require { what: Some(v1::require::What::Digest("d".into())), min_epoch: 0 }),
         "require.digest",
         no_digest(),
     );
     rerank_refused(
-        |r| r.require = Some(v1::Require { what: Some(v1::require::What::IndexSpace(String::new())) }),
+        |r| {
+            r.require =
+                Some(v1::Require { what: Some(v1::require::What::IndexSpace(String::new())), min_epoch: 0 });
+        },
         "require.index_space",
         Fault::Empty,
     );
@@ -136,7 +139,7 @@ fn models_and_digests_are_well_formed() {
     let wire = v1::EmbedRequest { model: format!("mini@{}", hex("0")), ..embed() };
     let terms = EmbedJob::parse(wire, &LIMITS).unwrap().terms;
     assert_eq!((terms.model.as_str(), terms.digest), ("mini", Digest::parse(&hex("0"))));
-    let nothing = v1::EmbedRequest { require: Some(v1::Require { what: None }), ..embed() };
+    let nothing = v1::EmbedRequest { require: Some(v1::Require { what: None, min_epoch: 0 }), ..embed() };
     assert_eq!(EmbedJob::parse(nothing, &LIMITS).unwrap().terms.require, None);
 }
 

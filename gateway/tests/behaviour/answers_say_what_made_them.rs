@@ -78,7 +78,7 @@ async fn a_checkpoint_can_be_asked_for_and_insisted_on() {
     let answer = embeddings.embed(older).await.unwrap().into_inner();
     crate::support::assert_vectors(&answer, &b, &texts(1, 3));
 
-    let require = |what| Some(v1::Require { what: Some(what) });
+    let require = |what| Some(v1::Require { what: Some(what), min_epoch: 0 });
     let other = v1::EmbedRequest { require: require(v1::require::What::Digest(b)), ..embed(texts(1, 3)) };
     assert_eq!(embeddings.embed(other).await.unwrap_err().code(), tonic::Code::FailedPrecondition);
     let space = v1::require::What::IndexSpace("another".into());

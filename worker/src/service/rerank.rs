@@ -139,6 +139,7 @@ fn result(origin: &Origin, scoring: Scoring, scores: Vec<f32>, tokens: usize) ->
         tokens: tokens as u64,
         scoring: made.into(),
         score_form: form.into(),
+        alias: None,
     }
 }
 

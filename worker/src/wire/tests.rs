@@ -42,7 +42,7 @@ fn catalogue() -> Catalogue {
 }
 
 fn origin(digest: &str) -> ShardOrigin {
-    ShardOrigin { digest: digest.into(), caller: "me".into(), first_input: 40 }
+    ShardOrigin { digest: digest.into(), caller: "me".into(), first_input: 40, model: "m".into() }
 }
 
 fn embed() -> v1::EmbedRequest {

@@ -283,7 +283,7 @@ fn catalogue() -> Catalogue {
 }
 
 pub(crate) fn origin(digest: &str) -> ShardOrigin {
-    ShardOrigin { digest: digest.into(), caller: "test".into(), first_input: 40 }
+    ShardOrigin { digest: digest.into(), caller: "test".into(), first_input: 40, model: "m".into() }
 }
 
 /// A plain request for these texts.

@@ -246,7 +246,12 @@ impl Worker for Fake {
         };
         let input_tokens = inputs.iter().map(|text| u32::try_from(text.len() / 4 + 2).unwrap()).collect();
         let provenance = Some(provenance);
-        Ok(Response::new(wire::EmbedShardResult { provenance, dense: Some(dense), input_tokens }))
+        Ok(Response::new(wire::EmbedShardResult {
+            provenance,
+            dense: Some(dense),
+            input_tokens,
+            alias: None,
+        }))
     }
 
     async fn rerank(
@@ -262,6 +267,7 @@ impl Worker for Fake {
             tokens: documents.len() as u64,
             scoring: v1::Scoring::Dense.into(),
             score_form: v1::ScoreForm::Raw.into(),
+            alias: None,
         }))
     }
 
@@ -322,5 +328,7 @@ fn report(state: &State, boot_id: &str) -> wire::HealthReport {
         total_tokens: 1 << 20,
         memory_bytes: 8,
         ready: mood.loaded.iter().map(ready).collect(),
+        preparations: Vec::new(),
+        aliases: Vec::new(),
     }
 }

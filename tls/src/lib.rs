@@ -1,0 +1,1 @@
+//! Certificates that are reloaded when their files change, for servers and clients.

@@ -1,0 +1,1 @@
+//! Fine-tuning jobs: rank processes, data, losses, checkpoints, evaluation.
