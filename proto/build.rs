@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use prost::Message as _;
 
 const FILES: &[&str] = &[
+    "beige/v1/checkpoints.proto",
     "beige/v1/cluster.proto",
     "beige/v1/embeddings.proto",
     "beige/v1/models.proto",

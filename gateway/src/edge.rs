@@ -39,7 +39,7 @@ enum Shape {
 }
 
 /// Every method there is; what is called beside them is counted together, for a caller may invent names.
-const METHODS: [(&str, Shape); 13] = [
+const METHODS: [(&str, Shape); 22] = [
     ("beige.v1.Embeddings/Embed", Shape::Call),
     ("beige.v1.Embeddings/EmbedStream", Shape::Stream),
     ("beige.v1.Reranking/Rerank", Shape::Call),
@@ -48,6 +48,15 @@ const METHODS: [(&str, Shape); 13] = [
     ("beige.v1.Tokens/Count", Shape::Call),
     ("beige.v1.Models/List", Shape::Call),
     ("beige.v1.Models/Get", Shape::Call),
+    ("beige.v1.Models/Publish", Shape::Stream),
+    ("beige.v1.Models/ListVersions", Shape::Call),
+    ("beige.v1.Models/Promote", Shape::Call),
+    ("beige.v1.Models/Rollback", Shape::Call),
+    ("beige.v1.Models/Retire", Shape::Call),
+    ("beige.v1.Models/Pin", Shape::Call),
+    ("beige.v1.Models/Collect", Shape::Call),
+    ("beige.v1.Models/GetSwap", Shape::Call),
+    ("beige.v1.Models/WatchSwap", Shape::Watch),
     ("beige.v1.Cluster/ListWorkers", Shape::Call),
     ("grpc.health.v1.Health/Check", Shape::Call),
     ("grpc.health.v1.Health/Watch", Shape::Watch),

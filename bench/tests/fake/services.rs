@@ -10,10 +10,12 @@ use proto::v1::require::What;
 use proto::v1::reranking_server::Reranking;
 use proto::v1::tokens_server::Tokens;
 use proto::v1::{
-    Checkpoint, CountRequest, CountResponse, EmbedRequest, EmbedResponse, Encoding, GetModelRequest,
-    ListModelsRequest, ListModelsResponse, ListWorkersRequest, ListWorkersResponse, LoadedModel, Model,
-    ModelKind, Provenance, Ranking, Require, RerankRequest, RerankResponse, ScoreForm, Scoring, Token,
-    TokenSequence, TokenizeRequest, TokenizeResponse, Usage, Worker, WorkerState,
+    Checkpoint, CollectRequest, CollectResponse, CountRequest, CountResponse, EmbedRequest, EmbedResponse,
+    Encoding, GetModelRequest, GetSwapRequest, ListModelsRequest, ListModelsResponse, ListVersionsRequest,
+    ListVersionsResponse, ListWorkersRequest, ListWorkersResponse, LoadedModel, Model, ModelKind, PinRequest,
+    PromoteRequest, Provenance, PublishRequest, PublishResponse, Ranking, Require, RerankRequest,
+    RerankResponse, RetireRequest, RollbackRequest, ScoreForm, Scoring, Swap, Token, TokenSequence,
+    TokenizeRequest, TokenizeResponse, Usage, Version, WatchSwapRequest, Worker, WorkerState,
 };
 use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -222,6 +224,59 @@ impl Models for Services {
         let found = self.models().into_iter().find(|model| model.name == *name);
         found.map(Response::new).ok_or_else(|| Status::not_found(format!("there is no model {name}")))
     }
+
+    type PublishStream = Answers<PublishResponse>;
+
+    async fn publish(
+        &self,
+        _: Request<Streaming<PublishRequest>>,
+    ) -> Result<Response<Self::PublishStream>, Status> {
+        Err(swapless())
+    }
+
+    async fn list_versions(
+        &self,
+        _: Request<ListVersionsRequest>,
+    ) -> Result<Response<ListVersionsResponse>, Status> {
+        Err(swapless())
+    }
+
+    async fn promote(&self, _: Request<PromoteRequest>) -> Result<Response<Swap>, Status> {
+        Err(swapless())
+    }
+
+    async fn rollback(&self, _: Request<RollbackRequest>) -> Result<Response<Swap>, Status> {
+        Err(swapless())
+    }
+
+    async fn retire(&self, _: Request<RetireRequest>) -> Result<Response<Swap>, Status> {
+        Err(swapless())
+    }
+
+    async fn pin(&self, _: Request<PinRequest>) -> Result<Response<Version>, Status> {
+        Err(swapless())
+    }
+
+    async fn collect(&self, _: Request<CollectRequest>) -> Result<Response<CollectResponse>, Status> {
+        Err(swapless())
+    }
+
+    async fn get_swap(&self, _: Request<GetSwapRequest>) -> Result<Response<Swap>, Status> {
+        Err(swapless())
+    }
+
+    type WatchSwapStream = Answers<Swap>;
+
+    async fn watch_swap(
+        &self,
+        _: Request<WatchSwapRequest>,
+    ) -> Result<Response<Self::WatchSwapStream>, Status> {
+        Err(swapless())
+    }
+}
+
+fn swapless() -> Status {
+    Status::unimplemented("the fake has no swaps")
 }
 
 #[tonic::async_trait]

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use ::cluster::Alias;
 use proto::v1;
 use proto::v1::models_server::Models;
-use tonic::{Request, Response, Status};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
 
 use super::Service;
 use crate::checkpoint::Digest;
@@ -36,6 +37,59 @@ impl Models for Service {
             None => Err(CallError::UnknownModel(name).into()),
         }
     }
+
+    type PublishStream = ReceiverStream<Result<v1::PublishResponse, Status>>;
+
+    async fn publish(
+        &self,
+        _: Request<Streaming<v1::PublishRequest>>,
+    ) -> Result<Response<Self::PublishStream>, Status> {
+        Err(unbuilt())
+    }
+
+    async fn list_versions(
+        &self,
+        _: Request<v1::ListVersionsRequest>,
+    ) -> Result<Response<v1::ListVersionsResponse>, Status> {
+        Err(unbuilt())
+    }
+
+    async fn promote(&self, _: Request<v1::PromoteRequest>) -> Result<Response<v1::Swap>, Status> {
+        Err(unbuilt())
+    }
+
+    async fn rollback(&self, _: Request<v1::RollbackRequest>) -> Result<Response<v1::Swap>, Status> {
+        Err(unbuilt())
+    }
+
+    async fn retire(&self, _: Request<v1::RetireRequest>) -> Result<Response<v1::Swap>, Status> {
+        Err(unbuilt())
+    }
+
+    async fn pin(&self, _: Request<v1::PinRequest>) -> Result<Response<v1::Version>, Status> {
+        Err(unbuilt())
+    }
+
+    async fn collect(&self, _: Request<v1::CollectRequest>) -> Result<Response<v1::CollectResponse>, Status> {
+        Err(unbuilt())
+    }
+
+    async fn get_swap(&self, _: Request<v1::GetSwapRequest>) -> Result<Response<v1::Swap>, Status> {
+        Err(unbuilt())
+    }
+
+    type WatchSwapStream = ReceiverStream<Result<v1::Swap, Status>>;
+
+    async fn watch_swap(
+        &self,
+        _: Request<v1::WatchSwapRequest>,
+    ) -> Result<Response<Self::WatchSwapStream>, Status> {
+        Err(unbuilt())
+    }
+}
+
+fn unbuilt() -> Status {
+    Status::unimplemented("this gateway cannot do that yet")
 }
 
 fn unseen() -> Status {
