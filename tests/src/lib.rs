@@ -17,6 +17,8 @@ mod process;
 
 #[path = "../../cluster/tests/support/etcd.rs"]
 mod etcd;
+#[path = "../../cluster/tests/support/proxy.rs"]
+mod proxy;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -31,6 +33,7 @@ pub use etcd::EtcdServer;
 pub use golden::{Golden, floats};
 pub use load::{Load, Outcome};
 pub use process::{Process, program};
+pub use proxy::{Fault, Proxy};
 
 /// How long a noisy machine may take over what should be done in a second.
 pub const PATIENCE: Duration = Duration::from_secs(60);
