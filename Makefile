@@ -3,10 +3,13 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor build up demo test bench check check-rust check-deny check-python clean
+.PHONY: help setup doctor build up demo test test-etcd bench check check-rust check-deny check-python clean
 
 cache := $(or $(BEIGE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/beige)
 checks := $(cache)/python/checks/bin
+# The etcd layer meets two servers: the one on PATH, and one that is as new as can be had.
+etcd_tests = cargo test --locked -p cluster --test against_etcd
+with_current_etcd := BEIGE_TEST_ETCD=$(cache)/bin/etcd-current
 # Set-up says that there was nothing to do only to whoever asked for it.
 quiet := $(if $(filter setup,$(MAKECMDGOALS)),,--quiet)
 # One set of packages and features for all that is built for use, so that nothing is compiled twice.
@@ -36,6 +39,13 @@ test: setup ## run every test
 	@scripts/setup --quiet --also python-checks
 	cargo test --workspace --locked --no-fail-fast
 	$(checks)/pytest -q -p no:cacheprovider scripts/tests
+	@scripts/setup --quiet --only etcd-current || { echo 'not tested against a current etcd'; exit 0; }; \
+	$(with_current_etcd) $(etcd_tests)
+
+test-etcd: setup ## run the tests of the etcd layer against this machine's etcd and a current one
+	@scripts/setup --quiet --only etcd-current
+	$(etcd_tests)
+	$(with_current_etcd) $(etcd_tests)
 
 bench: setup ## measure Beige beside its peers on this machine
 	cargo build $(services) -p model -p bench --bins --examples

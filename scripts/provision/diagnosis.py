@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from . import checks, libtorch, model, packages
+from . import checks, etcd, libtorch, model, packages
 from .places import Places
 from .tools import CARGO_DENY, PROTOX
 
@@ -230,10 +230,17 @@ def default_model(places: Places) -> Finding:
 def check_tools(places: Places) -> list[Finding]:
     deny = CARGO_DENY.version if CARGO_DENY.is_here(places) else None
     tools = ", ".join(checks.PYTHON_TOOLS) if checks.has_python_checks(places) else None
+    newer = etcd.version(places) if etcd.is_here(places) else None
     return [
         present("cargo-deny", deny, "scripts/setup --also cargo-deny", State.OPTIONAL),
         present(
             "python checks", tools, "scripts/setup --also python-checks", State.OPTIONAL
+        ),
+        present(
+            "current etcd",
+            newer,
+            "install Go; scripts/setup --also etcd-current",
+            State.OPTIONAL,
         ),
     ]
 

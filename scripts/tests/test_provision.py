@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from provision import libtorch, model, pins, wheels
+from provision import etcd, libtorch, model, pins, wheels
 from provision.command import reason, run
 from provision.places import Places, cache_directory, own_libtorch
 from provision.step import Refusal
@@ -169,6 +169,24 @@ def test_a_model_file_with_a_changed_byte_is_named(tmp_path: Path) -> None:
     assert model.wrong_files(tmp_path) == list(model.FILES)
     (tmp_path / "modules.json").write_bytes(b"x" * model.FILES["modules.json"].size)
     assert "modules.json" in model.wrong_files(tmp_path)
+
+
+def test_a_current_etcd_is_the_one_that_go_mod_pins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = places_in(tmp_path)
+    etcd.source(places).mkdir(parents=True)
+    pin = etcd.source(places) / "go.mod"
+    pin.write_text("module m\n\nrequire go.etcd.io/etcd/server/v3 v3.9.1\n")
+    places.tools.mkdir(parents=True)
+    (places.tools / "etcd-3.9.1").touch()
+    etcd.entry(places).symlink_to("etcd-3.9.1")
+    assert etcd.is_here(places)
+    pin.write_text("module m\n\nrequire go.etcd.io/etcd/server/v3 v3.9.2\n")
+    assert not etcd.is_here(places)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Refusal, match="there is no go on PATH"):
+        etcd.build(places)
 
 
 def test_a_failed_program_is_told_in_one_sentence() -> None:

@@ -1,7 +1,7 @@
 //! A real etcd for tests: a child process on a free port, with a data directory of its own, gone when it is dropped.
 //!
-//! Needs nothing but the standard library, `tokio` and `tempfile`, so that other crates can include this file by
-//! its path.
+//! The program is the `etcd` on PATH, or the one that `BEIGE_TEST_ETCD` names. Needs nothing but the standard library,
+//! `tokio` and `tempfile`, so that other crates can include this file by its path.
 
 #![allow(
     dead_code,
@@ -118,7 +118,7 @@ impl EtcdServer {
         let mut child = match self.command().spawn() {
             Ok(child) => child,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                panic!("the tests need an etcd server on PATH: run `make setup`")
+                panic!("the tests need an etcd server on PATH or in BEIGE_TEST_ETCD: run `make setup`")
             }
             Err(error) => panic!("cannot run etcd: {error}"),
         };
@@ -143,7 +143,7 @@ impl EtcdServer {
         let clients = format!("http://{}", self.endpoint());
         // Alone in its cluster, it talks to no peers: any port will do.
         let peers = "http://127.0.0.1:0";
-        let mut command = Command::new("etcd");
+        let mut command = Command::new(std::env::var_os("BEIGE_TEST_ETCD").unwrap_or_else(|| "etcd".into()));
         command.args(["--name", "alone", "--initial-cluster", &format!("alone={peers}")]);
         command.args(["--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers]);
         command.args(["--listen-client-urls", &clients, "--advertise-client-urls", &clients]);
