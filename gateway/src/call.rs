@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::v1;
-use proto::worker::v1::ShardOrigin;
 use proto::worker::v1::worker_client::WorkerClient;
+use proto::worker::v1::{AliasSeen, ShardOrigin};
 use tokio::sync::watch;
 use tokio::time::{self, Instant};
 use tonic::transport::Channel;
@@ -17,15 +17,17 @@ use tonic::{Request, Status};
 use tracing::Span;
 
 use crate::admit::{Demand, Entry, Ledger};
+use crate::busy::Busy;
 use crate::checkpoint::Digest;
 use crate::error::{CallError, Defect};
 use crate::estimate::{self, Estimates};
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
-use crate::resolve::{self, Pin};
+use crate::pool::Gossip;
+use crate::resolve::Pin;
 use crate::retry::{Budget, Patience};
 use crate::route;
-use crate::wire::{Ask, Class, Limits, Terms};
+use crate::wire::{Ask, Class, Limits};
 
 /// How often a stream looks whether there is room for its next request.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -48,6 +50,9 @@ pub trait Work: Ask + Sync {
         worker: WorkerClient<Channel>,
         order: Order,
     ) -> impl Future<Output = Result<Self::Part, Status>> + Send;
+
+    /// What a part says of the name, if anything.
+    fn alias(part: &Self::Part) -> Option<&AliasSeen>;
 
     /// Makes one answer of the parts, each with its range, in order.
     ///
@@ -140,6 +145,10 @@ pub struct Dispatcher {
     pub ledger: Arc<Ledger>,
     /// Where things are counted.
     pub metrics: Metrics,
+    /// Checkpoints that calls and streams are on.
+    pub busy: Arc<Busy>,
+    /// Where it is told what answers say of names.
+    pub(crate) gossip: Gossip,
     pub(crate) budget: Budget,
     estimates: Estimates,
 }
@@ -152,26 +161,16 @@ impl Dispatcher {
         fleet: watch::Receiver<Arc<Fleet>>,
         ledger: Arc<Ledger>,
         metrics: Metrics,
+        gossip: Gossip,
     ) -> Self {
-        Self { limits, fleet, ledger, metrics, estimates: Estimates::default(), budget: Budget::default() }
+        let (estimates, budget, busy) = (Estimates::default(), Budget::default(), Arc::default());
+        Self { limits, fleet, ledger, metrics, busy, gossip, budget, estimates }
     }
 
     /// The picture of the workers as it is now.
     #[must_use]
     pub fn fleet(&self) -> Arc<Fleet> {
         self.fleet.borrow().clone()
-    }
-
-    /// Fixes the checkpoint of a call or stream.
-    ///
-    /// # Errors
-    /// As [`resolve::resolve`].
-    pub fn pin(&self, terms: &Terms) -> Result<Pin, CallError> {
-        let pin = resolve::resolve(&self.fleet(), terms)?;
-        let span = Span::current();
-        span.record("model", pin.model.as_str());
-        span.record("digest", pin.digest.as_str());
-        Ok(pin)
     }
 
     /// Answers a request on the checkpoint it is pinned to.

@@ -68,6 +68,24 @@ pub enum NotServed {
         /// What was required, cut where it is long.
         required: String,
     },
+    /// It was let go everywhere, and the name means another one.
+    #[error("checkpoint {digest} of model {model} has been retired: begin anew, on what the name means now")]
+    Retired {
+        /// The alias.
+        model: Name,
+        /// The checkpoint that was.
+        digest: String,
+    },
+    /// The name has moved since the stream began.
+    #[error("the stream is about epoch {found} of model {model}, and this request requires epoch {required}")]
+    EarlierEpoch {
+        /// The alias.
+        model: Name,
+        /// The epoch at which the stream began.
+        found: u64,
+        /// What was required.
+        required: u64,
+    },
     /// A stream is about one checkpoint.
     #[error("the stream is about {found}, and this request asks for {asked}")]
     OtherThanStream {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use cluster::{Alias, View, WorkerId};
+use cluster::{Alias, Name, WorkerId};
 use proto::worker::v1::HealthReport;
 
 use crate::checkpoint::{Card, Digest};
@@ -50,22 +50,28 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// The picture of `members` under the names of `view`; of a cluster not yet seen without one.
+    /// The picture of `members` under the names of `aliases`; of a cluster not yet seen without any.
     #[must_use]
-    pub fn new(view: Option<&View>, members: Vec<Member>) -> Self {
+    pub fn new(aliases: Option<&BTreeMap<String, Alias>>, members: Vec<Member>) -> Self {
         let mut known = HashMap::new();
         for member in &members {
             if let Some(report) = member.link.latest() {
                 note(&mut known, member, &report);
             }
         }
-        Self { aliases: view.map(|view| view.aliases.clone()), members, known }
+        Self { aliases: aliases.cloned(), members, known }
     }
 
     /// What each name means; `None` until the cluster was seen once.
     #[must_use]
     pub fn aliases(&self) -> Option<&BTreeMap<String, Alias>> {
         self.aliases.as_ref()
+    }
+
+    /// What a name means.
+    #[must_use]
+    pub fn alias(&self, model: &Name) -> Option<&Alias> {
+        self.aliases.as_ref()?.get(model.as_str())
     }
 
     /// All workers, ascending by id.
@@ -128,6 +134,7 @@ fn note(known: &mut HashMap<Digest, Known>, member: &Member, report: &HealthRepo
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use cluster::View;
     use proto::v1;
     use proto::worker::v1::ReadyCheckpoint;
 
@@ -168,7 +175,7 @@ pub(crate) mod tests {
             member("w2", Standing::Draining, vec![ready("m", "d")]),
             member("w3", Standing::Unreachable, vec![ready("m", "d"), ready("m", "e")]),
         ];
-        let fleet = Fleet::new(Some(&view(&[("m", "d", 1)])), members);
+        let fleet = Fleet::new(Some(&view(&[("m", "d", 1)]).aliases), members);
         let names: Vec<_> =
             fleet.ready(&Digest::from("d")).iter().map(|link| link.seat.id.as_str()).collect();
         assert_eq!(names, ["w1"]);
@@ -181,8 +188,8 @@ pub(crate) mod tests {
     async fn a_cluster_without_a_name_for_what_is_loaded_serves_nothing() {
         let members = || vec![member("w1", Standing::Serving, vec![ready("m", "d")])];
         assert!(!Fleet::new(None, members()).serves());
-        assert!(!Fleet::new(Some(&view(&[])), members()).serves());
-        assert!(!Fleet::new(Some(&view(&[("m", "e", 2)])), members()).serves());
+        assert!(!Fleet::new(Some(&view(&[]).aliases), members()).serves());
+        assert!(!Fleet::new(Some(&view(&[("m", "e", 2)]).aliases), members()).serves());
     }
 
     #[tokio::test]

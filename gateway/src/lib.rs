@@ -1,12 +1,13 @@
 //! The gateway: takes calls, and has workers answer them.
 //!
-//! A call is [parsed](wire), [pinned](resolve) to one checkpoint, [admitted](admit), [split], sent to
+//! A call is [parsed](wire), [pinned](pinning) to one checkpoint, [admitted](admit), [split], sent to
 //! [workers](route), [tried again](retry) where one fails, and [merged](merge). [`run`] serves until told to stop;
 //! both its ends, sockets and the view of the cluster, are handed in, so that a test can hold them.
 //!
 //! It never links libtorch, has no tokenizer, and keeps nothing on disk.
 
 pub mod admit;
+pub mod busy;
 pub mod call;
 pub mod checkpoint;
 pub mod config;
@@ -20,6 +21,8 @@ pub mod goodbye;
 pub mod link;
 pub mod merge;
 pub mod metrics;
+pub mod names;
+pub mod pinning;
 pub mod pool;
 pub mod resolve;
 pub mod retry;

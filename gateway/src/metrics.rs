@@ -29,6 +29,7 @@ pub struct Metrics {
     tokens: Family<[Named; 2], Counter>,
     retries: Family<[Label; 1], Counter>,
     refused: Family<[Label; 1], Counter>,
+    restarted: Family<[Named; 1], Counter>,
 }
 
 impl Metrics {
@@ -41,6 +42,7 @@ impl Metrics {
             tokens: Family::default(),
             retries: Family::default(),
             refused: Family::default(),
+            restarted: Family::default(),
         };
         let registry = registry.sub_registry_with_prefix("beige_gateway");
         registry.register("requests", "Calls answered, by method and code", metrics.requests.clone());
@@ -53,7 +55,14 @@ impl Metrics {
             metrics.retries.clone(),
         );
         registry.register("refused", "Calls refused for want of room or time", metrics.refused.clone());
+        let help = "Calls begun anew because their checkpoint was retired before they were answered";
+        registry.register("restarts", help, metrics.restarted.clone());
         metrics
+    }
+
+    /// Counts a call that begins anew on another checkpoint than `pin`.
+    pub fn restarted(&self, pin: &Pin) {
+        self.restarted.get_or_create(&[("model", pin.model.to_string())]).inc();
     }
 
     /// Counts a call.

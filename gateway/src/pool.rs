@@ -8,13 +8,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cluster::{Freshness, Sight, View};
-use proto::worker::v1::HealthReport;
+use proto::worker::v1::{AliasSeen, HealthReport};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::fleet::{Fleet, Member, Standing};
 use crate::link::{self, Link, Seat, Sign};
+use crate::names::Names;
 
 /// Signs that may wait for the pool: some for each of many workers.
 const SIGNS: usize = 256;
@@ -28,10 +29,34 @@ pub struct Sources {
     pub sight: watch::Receiver<Sight>,
 }
 
+/// Where calls tell the pool what answers said of a name.
+#[derive(Clone, Debug)]
+pub struct Gossip(mpsc::Sender<AliasSeen>);
+
+impl Gossip {
+    /// A way to the pool, and its other end for [`run`].
+    #[must_use]
+    pub fn channel() -> (Self, mpsc::Receiver<AliasSeen>) {
+        let (told, heard) = mpsc::channel(SIGNS);
+        (Self(told), heard)
+    }
+
+    /// Tells the pool, if it has time: where it has none, the next report will.
+    pub fn tell(&self, seen: AliasSeen) {
+        // A pool that is gone needs no news.
+        let _ = self.0.try_send(seen);
+    }
+}
+
 /// Keeps `fleet` current until `stop`.
-pub async fn run(mut sources: Sources, fleet: watch::Sender<Arc<Fleet>>, stop: CancellationToken) {
+pub async fn run(
+    mut sources: Sources,
+    mut gossip: mpsc::Receiver<AliasSeen>,
+    fleet: watch::Sender<Arc<Fleet>>,
+    stop: CancellationToken,
+) {
     let (signs, mut heard) = mpsc::channel(SIGNS);
-    let mut pool = Pool { tenants: BTreeMap::new(), view: None, signs, tasks: TaskTracker::new() };
+    let mut pool = Pool::new(signs);
     let keeping = async {
         loop {
             if sources.sight.borrow_and_update().freshness != Freshness::Unseen {
@@ -45,6 +70,7 @@ pub async fn run(mut sources: Sources, fleet: watch::Sender<Arc<Fleet>>, stop: C
                     Ok(()) = sources.views.changed() => true,
                     Ok(()) = sources.sight.changed() => true,
                     Some((seat, sign)) = heard.recv() => pool.notice(&seat, sign),
+                    Some(seen) = gossip.recv() => pool.names.hear(&seen),
                 };
             }
         }
@@ -57,6 +83,7 @@ struct Pool {
     tenants: BTreeMap<Seat, Tenant>,
     /// The last view, once there was one.
     view: Option<Arc<View>>,
+    names: Names,
     signs: mpsc::Sender<(Seat, Sign)>,
     tasks: TaskTracker,
 }
@@ -71,12 +98,18 @@ struct Tenant {
 }
 
 impl Pool {
+    fn new(signs: mpsc::Sender<(Seat, Sign)>) -> Self {
+        let (tenants, names) = (BTreeMap::new(), Names::default());
+        Self { tenants, view: None, names, signs, tasks: TaskTracker::new() }
+    }
+
     /// Takes in a view: newcomers are followed from now on, and those that left only lose their listing.
     fn read(&mut self, view: &Arc<View>) {
         if self.view.as_ref().is_some_and(|old| Arc::ptr_eq(old, view)) {
             return;
         }
         self.view = Some(Arc::clone(view));
+        self.names.read(&view.aliases);
         for tenant in self.tenants.values_mut() {
             tenant.listed = false;
         }
@@ -121,7 +154,12 @@ impl Pool {
     fn notice(&mut self, seat: &Seat, sign: Sign) -> bool {
         let Some(tenant) = self.tenants.get_mut(seat) else { return false };
         let changed = match sign {
-            Sign::Report(report) => tenant.hear(Arc::from(report)),
+            Sign::Report(report) => {
+                // Whoever else was given its port may be of another cluster.
+                let own = report.worker_id == seat.id.as_str();
+                let moved = own && self.names.hear_all(&report.aliases);
+                tenant.hear(Arc::from(report)) || moved
+            }
             Sign::Silent | Sign::Broken => tenant.stand(Standing::Unreachable),
             Sign::Lost => {
                 tenant.link.give_up();
@@ -136,7 +174,8 @@ impl Pool {
 
     fn picture(&self) -> Fleet {
         let member = |tenant: &Tenant| Member { link: Arc::clone(&tenant.link), standing: tenant.standing };
-        Fleet::new(self.view.as_deref(), self.tenants.values().map(member).collect())
+        let names = self.view.is_some().then(|| self.names.all());
+        Fleet::new(names, self.tenants.values().map(member).collect())
     }
 
     async fn close(self) {
@@ -187,8 +226,7 @@ mod tests {
     use crate::fleet::tests::ready;
 
     fn pool() -> Pool {
-        let (signs, _) = mpsc::channel(1);
-        Pool { tenants: BTreeMap::new(), view: None, signs, tasks: TaskTracker::new() }
+        Pool::new(mpsc::channel(1).0)
     }
 
     fn seat(id: &str, address: &str) -> Seat {

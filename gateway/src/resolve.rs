@@ -50,12 +50,16 @@ impl Pin {
     /// # Errors
     /// [`NotServed`] where it is not.
     pub fn covers(&self, terms: &Terms) -> Result<(), NotServed> {
-        let Terms { model, digest, require, class: _ } = terms;
+        let Terms { model, digest, require, min_epoch, class: _ } = terms;
         let same_digest = digest.as_ref().is_none_or(|digest| *digest == self.digest);
         if *model != self.model || !same_digest {
             let found = format!("{}@{}", self.model, self.digest);
             let asked = digest.as_ref().map_or(model.to_string(), |digest| format!("{model}@{digest}"));
             return Err(NotServed::OtherThanStream { found, asked });
+        }
+        if *min_epoch > self.epoch {
+            let (model, found, required) = (self.model.clone(), self.epoch, *min_epoch);
+            return Err(NotServed::EarlierEpoch { model, found, required });
         }
         meets(&self.model, &self.digest, require.as_ref())?;
         compares(&self.model, &self.card, require.as_ref())
@@ -68,11 +72,16 @@ impl Pin {
 /// `UnknownModel`, `NotServed` where the caller insists on what is not to be had, `Unreachable` where all that is
 /// missing is a worker.
 pub fn resolve(fleet: &Fleet, terms: &Terms) -> Result<Pin, CallError> {
-    let Terms { model, digest, require, class: _ } = terms;
+    let Terms { model, digest, require, min_epoch, class: _ } = terms;
     let Some(aliases) = fleet.aliases() else {
         return Err(unreachable("this gateway has not seen the cluster yet"));
     };
     let alias = aliases.get(model.as_str()).ok_or_else(|| CallError::UnknownModel(model.clone()))?;
+    if alias.epoch < *min_epoch {
+        let what =
+            format!("this gateway has seen epoch {} of model {model}, not yet {min_epoch}", alias.epoch);
+        return Err(unreachable(&what));
+    }
     let current = Digest::from(alias.digest.as_str());
     let digest = match digest {
         Some(digest) if *digest != current => other(fleet, model, digest)?,
@@ -84,6 +93,16 @@ pub fn resolve(fleet: &Fleet, terms: &Terms) -> Result<Pin, CallError> {
     };
     compares(model, &known.card, require.as_ref())?;
     Ok(Pin { model: model.clone(), digest, epoch: alias.epoch, card: Arc::clone(&known.card) })
+}
+
+/// Whether what was pinned is to be had no more, and never will be: who asks for the same now is told another
+/// checkpoint, or that this one is gone.
+#[must_use]
+pub fn is_overtaken(fleet: &Fleet, terms: &Terms, pin: &Pin) -> bool {
+    match resolve(fleet, terms) {
+        Ok(now) => now.digest != pin.digest,
+        Err(error) => matches!(error, CallError::NotServed(_)),
+    }
 }
 
 /// A checkpoint that the name does not mean now: one that workers have loaded under it.
@@ -134,7 +153,13 @@ mod tests {
     use crate::wire::Class;
 
     fn terms(model: &str) -> Terms {
-        Terms { model: Name::parse(model).unwrap(), digest: None, require: None, class: Class::Interactive }
+        Terms {
+            model: Name::parse(model).unwrap(),
+            digest: None,
+            require: None,
+            min_epoch: 0,
+            class: Class::Interactive,
+        }
     }
 
     fn at(model: &str, digest: &str) -> Terms {
@@ -149,7 +174,7 @@ mod tests {
     fn fleet() -> Fleet {
         let loaded = vec![ready("m", "d"), ready("m", "e"), ready("n", "f")];
         let members = vec![member("w1", Standing::Serving, loaded)];
-        Fleet::new(Some(&view(&[("m", "d", 3), ("n", "f", 1), ("gone", "g", 1)])), members)
+        Fleet::new(Some(&view(&[("m", "d", 3), ("n", "f", 1), ("gone", "g", 1)]).aliases), members)
     }
 
     #[track_caller]
@@ -193,6 +218,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_epoch_that_is_not_seen_yet_is_waited_for_by_others() {
+        check(&Terms { min_epoch: 3, ..terms("m") }, Ok(("d", 3)));
+        check(&Terms { min_epoch: 4, ..terms("m") }, Err(Code::Unavailable));
+    }
+
+    #[tokio::test]
+    async fn a_pin_is_overtaken_where_the_same_terms_mean_something_else() {
+        #[track_caller]
+        fn check(terms: &Terms, digest: &str, expected: bool) {
+            let pin = Pin { digest: Digest::from(digest), ..resolve(&fleet(), &self::terms("m")).unwrap() };
+            assert_eq!(is_overtaken(&fleet(), terms, &pin), expected, "{terms:?} {digest}");
+        }
+        check(&terms("m"), "d", false);
+        check(&terms("m"), "c", true);
+        check(&at("m", "e"), "e", false);
+        check(&at("m", "c"), "c", true);
+        check(&requiring(Require::Digest(Digest::from("c"))), "c", true);
+        check(&terms("gone"), "c", false);
+    }
+
+    #[tokio::test]
     async fn before_the_cluster_was_seen_nothing_is_unknown() {
         let error = resolve(&Fleet::new(None, Vec::new()), &terms("m")).unwrap_err();
         assert_eq!(Status::from(error).code(), Code::Unavailable);
@@ -205,7 +251,10 @@ mod tests {
         for covered in [terms("m"), at("m", "d"), space("space of m")] {
             assert_eq!(pin.covers(&covered), Ok(()), "{covered:?}");
         }
-        for other in [terms("n"), at("m", "e"), requiring(Require::Digest(Digest::from("e"))), space("x")] {
+        let later = Terms { min_epoch: 4, ..terms("m") };
+        for other in
+            [later, terms("n"), at("m", "e"), requiring(Require::Digest(Digest::from("e"))), space("x")]
+        {
             assert!(pin.covers(&other).is_err(), "{other:?}");
         }
     }

@@ -12,8 +12,10 @@ use std::error::Error as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use cluster::Name;
+use proto::worker::v1::AliasSeen;
 use tonic::{Code, ConnectError, Status};
-use tonic_types::StatusExt as _;
+use tonic_types::{ErrorInfo, StatusExt as _};
 
 use crate::error::{CallError, Defect, Unreachable};
 
@@ -110,9 +112,21 @@ fn was_not_sent(status: &Status) -> bool {
     status.code() == Code::Cancelled
 }
 
+/// What the name means by a worker that refuses because it lacks the checkpoint, where it knows.
+#[must_use]
+pub fn alias(status: &Status, model: &Name) -> Option<AliasSeen> {
+    let info = status.get_details_error_info().filter(is_not_loaded)?;
+    let digest = info.metadata.get("digest")?.clone();
+    let epoch = info.metadata.get("epoch")?.parse().ok()?;
+    Some(AliasSeen { model: model.to_string(), digest, epoch })
+}
+
 fn says_not_loaded(status: &Status) -> bool {
-    let info = status.get_details_error_info();
-    info.is_some_and(|info| (info.reason.as_str(), info.domain.as_str()) == NOT_LOADED)
+    status.get_details_error_info().is_some_and(|info| is_not_loaded(&info))
+}
+
+fn is_not_loaded(info: &ErrorInfo) -> bool {
+    (info.reason.as_str(), info.domain.as_str()) == NOT_LOADED
 }
 
 /// How long a refusal asks to be left alone.
@@ -264,6 +278,23 @@ mod tests {
         check(Status::cancelled(""), "late");
         check(Status::internal("oh"), "defect");
         check(Status::unknown("oh"), "defect");
+    }
+
+    #[test]
+    fn who_lacks_a_checkpoint_may_say_what_the_name_means() {
+        let model = Name::parse("m").unwrap();
+        let said = |reason: &str, known: &[(&str, &str)]| {
+            let known = known.iter().map(|&(key, value)| (key.to_owned(), value.to_owned()));
+            let known: std::collections::HashMap<_, _> = known.collect();
+            let details = ErrorDetails::with_error_info(reason, "beige", known);
+            alias(&Status::with_error_details(Code::FailedPrecondition, "not here", details), &model)
+        };
+        let seen = AliasSeen { model: "m".into(), digest: "d".into(), epoch: 7 };
+        let known = [("digest", "d"), ("epoch", "7")];
+        assert_eq!(said("CHECKPOINT_NOT_LOADED", &known), Some(seen));
+        assert_eq!(said("OTHER", &known), None);
+        assert_eq!(said("CHECKPOINT_NOT_LOADED", &known[..1]), None);
+        assert_eq!(said("CHECKPOINT_NOT_LOADED", &[("digest", "d"), ("epoch", "seven")]), None);
     }
 
     #[test]

@@ -16,8 +16,9 @@ use crate::call::{Call, Caller, Dispatcher, Order, Work};
 use crate::error::CallError;
 use crate::fleet::Fleet;
 use crate::link::Link;
+use crate::pinning;
 use crate::resolve::{self, Pin};
-use crate::retry::{Elsewhere, Failure, Patience, Tries};
+use crate::retry::{self, Elsewhere, Failure, Patience, Tries};
 use crate::route;
 use crate::split::{self, Piece};
 
@@ -87,12 +88,18 @@ impl Dispatcher {
         self.budget.earn();
         let (mut tries, mut avoided) = (Tries::default(), Tried::default());
         loop {
-            let link = self.worker((pin, caller), &avoided, piece.tokens, (share, &tries)).await?;
+            let link = self.worker(call, &avoided, piece.tokens, (share, &tries)).await?;
             let held = link.hold(work.terms().class, piece.tokens);
             let failure = tokio::select! {
                 answer = work.send(link.client(), order(piece, pin, caller)) => match answer {
-                    Ok(part) => return Ok(part),
-                    Err(status) => Failure::of(status),
+                    Ok(part) => {
+                        self.hear(W::alias(&part));
+                        return Ok(part);
+                    }
+                    Err(status) => {
+                        self.hear(retry::alias(&status, &pin.model).as_ref());
+                        Failure::of(status)
+                    }
                 },
                 () = link.given_up() => Failure::Lost,
             };
@@ -101,6 +108,10 @@ impl Dispatcher {
                 return Err(CallError::Deadline);
             }
             let elsewhere = avoided.add(&link, &self.fleet(), pin);
+            let absent = matches!(failure, Failure::Absent) && elsewhere == Elsewhere::Nobody;
+            if absent && self.is_overtaken(call) {
+                return Err(pinning::retired(pin));
+            }
             let pause = self.after(&mut tries, failure, (&link, elsewhere), caller.patience)?;
             time::sleep(pause).await;
         }
@@ -129,13 +140,14 @@ impl Dispatcher {
     }
 
     /// A worker for a shard, as soon as there is one.
-    async fn worker(
+    async fn worker<W: Work>(
         &self,
-        (pin, caller): (&Pin, &Caller),
+        call: &Call<'_, W>,
         avoided: &Tried,
         tokens: u64,
         (share, tries): (Share, &Tries),
     ) -> Result<Arc<Link>, CallError> {
+        let &Call { work: _, pin, caller, costs: _ } = call;
         let mut fleet = self.fleet.clone();
         let patient_until = patient_until(caller, tries);
         loop {
@@ -144,6 +156,9 @@ impl Dispatcher {
                 Choice::Take(link) => return Ok(link),
                 // There will be room, and until then there is the deadline.
                 Choice::Full => caller.due,
+                Choice::Nobody if self.fleet().ready(&pin.digest).is_empty() && self.is_overtaken(call) => {
+                    return Err(pinning::retired(pin));
+                }
                 Choice::Nobody => patient_until,
             };
             if Instant::now() >= until {

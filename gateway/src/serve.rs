@@ -24,7 +24,7 @@ use crate::drain::{Arrivals, Ending, Steps};
 use crate::edge::{Edge, EdgeLayer};
 use crate::fleet::Fleet;
 use crate::metrics::{Metrics, Readings};
-use crate::pool::{self, Sources};
+use crate::pool::{self, Gossip, Sources};
 use crate::service::Service;
 use crate::standing;
 
@@ -90,7 +90,8 @@ pub async fn run(ends: Ends, serving: Serving, stop: CancellationToken) -> Resul
     let (reporter, health) = tonic_health::server::health_reporter();
     let (told, readiness) = watch::channel(Readiness::NotReady("starting".to_owned()));
     standing::begin(&reporter).await;
-    tasks.spawn(pool::run(sources, picture, ended.clone()));
+    let (gossip, heard) = Gossip::channel();
+    tasks.spawn(pool::run(sources, heard, picture, ended.clone()));
     tasks.spawn(standing::tell(fleet.clone(), reporter, told, steps.leaving.clone()));
     let operators = admin::serve(admin, Arc::new(registry), readiness, ended.clone());
     tasks.spawn(async move {
@@ -99,7 +100,7 @@ pub async fn run(ends: Ends, serving: Serving, stop: CancellationToken) -> Resul
         }
     });
 
-    let dispatcher = Dispatcher::new(serving.limits, fleet, ledger, metrics.clone());
+    let dispatcher = Dispatcher::new(serving.limits, fleet, ledger, metrics.clone(), gossip);
     let service = Service::new(Arc::new(dispatcher), tasks.clone());
     let edge = Edge { metrics, default_deadline: serving.default_deadline, steps: steps.clone() };
     let served = accept(public, router(service, health, edge, &serving)?, &steps, (&stop, &serving)).await;

@@ -41,13 +41,12 @@ impl Service {
     async fn call<W: Work>(&self, request: Request<W::Wire>) -> Result<Response<W::Answer>, Status> {
         let (_, extensions, wire) = request.into_parts();
         let work = W::parse(wire, &self.dispatcher.limits)?;
-        let pin = self.dispatcher.pin(work.terms())?;
         let caller = Caller {
             name: caller(&extensions),
             due: deadline(&extensions).of_answer(Instant::now()),
             patience: Patience::Refuse,
         };
-        let answered = self.dispatcher.run(&work, &pin, &caller).await?;
+        let answered = self.dispatcher.answer(&work, &caller).await?;
         Span::current().record("texts", answered.texts).record("tokens", answered.tokens);
         Ok(respond(answered))
     }

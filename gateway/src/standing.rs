@@ -89,14 +89,17 @@ mod tests {
     async fn ready_is_a_model_with_a_worker() {
         let members = || vec![member("w1", Standing::Serving, vec![ready("m", "d")])];
         assert_ne!(readiness(&Fleet::new(None, members())), Readiness::Ready);
-        assert_ne!(readiness(&Fleet::new(Some(&view(&[])), members())), Readiness::Ready);
-        assert_eq!(readiness(&Fleet::new(Some(&view(&[("m", "d", 1)])), members())), Readiness::Ready);
+        assert_ne!(readiness(&Fleet::new(Some(&view(&[]).aliases), members())), Readiness::Ready);
+        assert_eq!(
+            readiness(&Fleet::new(Some(&view(&[("m", "d", 1)]).aliases), members())),
+            Readiness::Ready
+        );
     }
 
     #[tokio::test]
     async fn from_leaving_on_nothing_is_served() {
         let fleet = Fleet::new(
-            Some(&view(&[("m", "d", 1)])),
+            Some(&view(&[("m", "d", 1)]).aliases),
             vec![member("w1", Standing::Serving, vec![ready("m", "d")])],
         );
         let (_fleet, fleet) = watch::channel(Arc::new(fleet));

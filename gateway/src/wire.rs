@@ -113,6 +113,8 @@ pub struct Terms {
     pub digest: Option<Digest>,
     /// What the caller insists on.
     pub require: Option<Require>,
+    /// The epoch that the caller has seen already; 0 for none.
+    pub min_epoch: u64,
     /// Who goes first.
     pub class: Class,
 }
@@ -348,7 +350,8 @@ impl Terms {
             None => (model, None),
             Some((name, digest)) => (name, Some(digest_in("model", digest)?)),
         };
-        let require = match require.and_then(|v1::Require { what, min_epoch: _ }| what) {
+        let v1::Require { what, min_epoch } = require.unwrap_or_default();
+        let require = match what {
             None => None,
             Some(v1::require::What::Digest(digest)) => {
                 Some(Require::Digest(digest_in("require.digest", &digest)?))
@@ -358,7 +361,7 @@ impl Terms {
             }
             Some(v1::require::What::IndexSpace(space)) => Some(Require::IndexSpace(space)),
         };
-        Ok(Self { model: alias("model", name)?, digest, require, class: class(priority)? })
+        Ok(Self { model: alias("model", name)?, digest, require, min_epoch, class: class(priority)? })
     }
 }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use proto::v1;
 use proto::v1::embeddings_server::Embeddings;
 use proto::worker::v1::worker_client::WorkerClient;
-use proto::worker::v1::{EmbedShard, EmbedShardResult};
+use proto::worker::v1::{AliasSeen, EmbedShard, EmbedShardResult};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
@@ -36,6 +36,10 @@ impl Work for EmbedJob {
         let request = v1::EmbedRequest { inputs, ..self.form.clone() };
         let shard = EmbedShard { origin: Some(order.origin.clone()), request: Some(request) };
         Ok(worker.embed(order.seal(shard)).await?.into_inner())
+    }
+
+    fn alias(part: &EmbedShardResult) -> Option<&AliasSeen> {
+        part.alias.as_ref()
     }
 
     fn merge(

@@ -140,7 +140,7 @@ mod tests {
             member("w2", Standing::Serving, vec![ready("m", "d")]),
             member("w3", Standing::Unreachable, vec![ready("m", "d"), ready("m", "b")]),
         ];
-        let fleet = Fleet::new(Some(&view), members);
+        let fleet = Fleet::new(Some(&view.aliases), members);
         let found = model(&fleet, "m", &view.aliases["m"]);
         let current = found.checkpoint.unwrap();
         assert_eq!((found.epoch, current.digest.as_str(), current.ready_workers), (4, "d", 2));

@@ -5,7 +5,7 @@ use std::ops::Range;
 use proto::v1;
 use proto::v1::reranking_server::Reranking;
 use proto::worker::v1::worker_client::WorkerClient;
-use proto::worker::v1::{RerankShard, RerankShardResult};
+use proto::worker::v1::{AliasSeen, RerankShard, RerankShardResult};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
@@ -38,6 +38,10 @@ impl Work for RerankJob {
         let request = v1::RerankRequest { documents, ..self.form.clone() };
         let shard = RerankShard { origin: Some(order.origin.clone()), request: Some(request) };
         Ok(worker.rerank(order.seal(shard)).await?.into_inner())
+    }
+
+    fn alias(part: &RerankShardResult) -> Option<&AliasSeen> {
+        part.alias.as_ref()
     }
 
     fn merge(

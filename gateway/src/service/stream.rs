@@ -20,6 +20,7 @@ use super::{Service, caller, deadline};
 use crate::call::{Answered, Caller, Dispatcher, Work};
 use crate::deadline::Deadline;
 use crate::error::CallError;
+use crate::pinning::Pinned;
 use crate::resolve::Pin;
 use crate::retry::Patience;
 use crate::status::canonical;
@@ -43,7 +44,7 @@ impl Service {
             dispatcher: Arc::clone(&self.dispatcher),
             name: caller(&extensions),
             deadline: deadline(&extensions),
-            pin: None,
+            pinned: None,
         };
         self.streams.spawn(flow::<W>(source, requests, answers).instrument(Span::current()));
         ReceiverStream::new(taken)
@@ -56,7 +57,7 @@ struct Source {
     name: String,
     deadline: Deadline,
     /// What the first request fixed.
-    pin: Option<Pin>,
+    pinned: Option<Pinned>,
 }
 
 /// What was made of a request: the estimated tokens it held, and the answer.
@@ -67,28 +68,28 @@ type Begun<A> = (u64, BoxFuture<'static, Item<A>>);
 
 impl Source {
     /// Begins to answer `wire`; answers the estimated tokens it holds meanwhile, too.
-    fn begin<W>(&mut self, wire: W::Wire) -> Result<Begun<W::Answer>, CallError>
+    async fn begin<W>(&mut self, wire: W::Wire) -> Result<Begun<W::Answer>, CallError>
     where
         W: Work + Send + 'static,
     {
         let work = W::parse(wire, &self.dispatcher.limits)?;
-        let pin = match &self.pin {
-            Some(pin) => {
-                pin.covers(work.terms())?;
-                pin.clone()
-            }
-            None => self.pin.insert(self.dispatcher.pin(work.terms())?).clone(),
-        };
         let due = self.deadline.of_answer(Instant::now());
         let caller = Caller { name: self.name.clone(), due, patience: Patience::Wait };
-        let tokens = self.dispatcher.estimate(&work, &pin);
+        let pinned = match &self.pinned {
+            Some(pinned) => {
+                pinned.pin.covers(work.terms())?;
+                pinned.clone()
+            }
+            None => self.pinned.insert(self.dispatcher.pin(work.terms(), &caller).await?).clone(),
+        };
+        let tokens = self.dispatcher.estimate(&work, &pinned.pin);
         let dispatcher = Arc::clone(&self.dispatcher);
-        Ok((tokens, async move { (tokens, answer(&dispatcher, &work, &pin, &caller).await) }.boxed()))
+        Ok((tokens, async move { (tokens, answer(&dispatcher, &work, &pinned.pin, &caller).await) }.boxed()))
     }
 
     /// Tokens that may be outstanding before another request is read.
     fn window(&self) -> u64 {
-        self.pin.as_ref().map_or(1, |pin| self.dispatcher.stream_tokens(&pin.digest))
+        self.pinned.as_ref().map_or(1, |pinned| self.dispatcher.stream_tokens(&pinned.pin.digest))
     }
 }
 
@@ -136,7 +137,7 @@ async fn flow<W>(
                     answered.body
                 }));
             }
-            message = requests.message(), if may_read => match read::<W>(&mut source, message) {
+            message = requests.message(), if may_read => match read::<W>(&mut source, message).await {
                 Ok(Some((tokens, item))) => {
                     held += tokens;
                     running.push_back(item);
@@ -155,7 +156,7 @@ async fn flow<W>(
 }
 
 /// Begins what a message asks for; `None` after the last one.
-fn read<W>(
+async fn read<W>(
     source: &mut Source,
     message: Result<Option<W::Wire>, Status>,
 ) -> Result<Option<Begun<W::Answer>>, Status>
@@ -163,7 +164,10 @@ where
     W: Work + Send + 'static,
 {
     let wire = message.map_err(canonical)?;
-    Ok(wire.map(|wire| source.begin::<W>(wire)).transpose()?)
+    match wire {
+        Some(wire) => Ok(Some(source.begin::<W>(wire).await?)),
+        None => Ok(None),
+    }
 }
 
 async fn passed(deadline: Option<Instant>) {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use proto::v1;
 use proto::v1::tokens_server::Tokens;
 use proto::worker::v1::worker_client::WorkerClient;
-use proto::worker::v1::{CountShard, TokenizeShard};
+use proto::worker::v1::{AliasSeen, CountShard, TokenizeShard};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
@@ -49,6 +49,10 @@ impl Work for TokenizeJob {
         Ok(worker.tokenize(order.seal(shard)).await?.into_inner())
     }
 
+    fn alias(_part: &v1::TokenizeResponse) -> Option<&AliasSeen> {
+        None
+    }
+
     fn merge(
         &self,
         pin: &Pin,
@@ -78,6 +82,10 @@ impl Work for CountJob {
     ) -> Result<v1::CountResponse, Status> {
         let shard = CountShard { origin: Some(order.origin.clone()), request: Some(self.form.clone()) };
         Ok(worker.count(order.seal(shard)).await?.into_inner())
+    }
+
+    fn alias(_part: &v1::CountResponse) -> Option<&AliasSeen> {
+        None
     }
 
     fn merge(

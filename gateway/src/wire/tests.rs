@@ -139,8 +139,9 @@ fn models_and_digests_are_well_formed() {
     let wire = v1::EmbedRequest { model: format!("mini@{}", hex("0")), ..embed() };
     let terms = EmbedJob::parse(wire, &LIMITS).unwrap().terms;
     assert_eq!((terms.model.as_str(), terms.digest), ("mini", Digest::parse(&hex("0"))));
-    let nothing = v1::EmbedRequest { require: Some(v1::Require { what: None, min_epoch: 0 }), ..embed() };
-    assert_eq!(EmbedJob::parse(nothing, &LIMITS).unwrap().terms.require, None);
+    let nothing = v1::EmbedRequest { require: Some(v1::Require { what: None, min_epoch: 5 }), ..embed() };
+    let terms = EmbedJob::parse(nothing, &LIMITS).unwrap().terms;
+    assert_eq!((terms.require, terms.min_epoch), (None, 5));
 }
 
 #[test]

@@ -5,13 +5,16 @@
 mod support;
 
 mod a_call_that_is_given_up_holds_nothing;
+mod a_client_never_sees_an_older_epoch;
 mod a_dying_worker_fails_no_call;
 mod a_missing_checkpoint_is_retried_unseen;
+mod a_retired_checkpoint_is_left_unseen;
 mod a_stale_view_keeps_serving;
 mod answers_say_what_made_them;
 mod bad_input_is_named;
 mod deadlines_are_kept;
 mod ending_fails_no_call;
+mod names_are_learnt_from_workers;
 mod order_is_kept_over_workers;
 mod overload_is_told_early;
 mod streams_are_ordered_and_pinned;

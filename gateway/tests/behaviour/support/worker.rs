@@ -1,5 +1,6 @@
 //! A whole worker without a model: real sockets, real gRPC, a process of its own as far as the gateway can tell.
 
+use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -31,6 +32,8 @@ pub(crate) struct Mood {
     pub(crate) loaded: Vec<(String, String)>,
     /// What it refuses all the same, as not loaded.
     pub(crate) lacks: Vec<String>,
+    /// What it forgets over its work, which is then refused, too.
+    pub(crate) loses: Vec<String>,
     /// How long a shard takes.
     pub(crate) takes: Duration,
     /// What it answers instead.
@@ -41,6 +44,10 @@ pub(crate) struct Mood {
     pub(crate) queued_tokens: u64,
     /// What it says it does in a second.
     pub(crate) tokens_per_second: f64,
+    /// What its reports say that names mean.
+    pub(crate) reported: Vec<wire::AliasSeen>,
+    /// What its answers and refusals say that the name means.
+    pub(crate) answered: Option<wire::AliasSeen>,
 }
 
 /// A shard as it arrived.
@@ -76,11 +83,14 @@ impl FakeWorker {
         let mood = Mood {
             loaded: loaded.iter().map(|&(name, digest)| (name.to_owned(), digest.to_owned())).collect(),
             lacks: Vec::new(),
+            loses: Vec::new(),
             takes: Duration::ZERO,
             refuses: None,
             draining: false,
             queued_tokens: 0,
             tokens_per_second: 100_000.0,
+            reported: Vec::new(),
+            answered: None,
         };
         let state = State {
             id: id.to_owned(),
@@ -192,14 +202,13 @@ impl Fake {
         let mood = self.mood();
         let loaded = mood.loaded.iter().any(|(_, digest)| *digest == origin.digest);
         if !loaded || mood.lacks.contains(&origin.digest) {
-            let details = ErrorDetails::with_error_info(
-                "CHECKPOINT_NOT_LOADED",
-                "beige",
-                std::collections::HashMap::new(),
-            );
-            return Err(Status::with_error_details(Code::FailedPrecondition, "not loaded", details));
+            return Err(not_loaded(mood));
         }
         time::sleep(mood.takes).await;
+        let mood = self.mood();
+        if mood.loses.contains(&origin.digest) {
+            return Err(not_loaded(mood));
+        }
         match mood.refuses {
             Some(status) => Err(status),
             None => Ok(v1::Provenance {
@@ -210,6 +219,15 @@ impl Fake {
             }),
         }
     }
+}
+
+fn not_loaded(mood: Mood) -> Status {
+    let said = |seen: wire::AliasSeen| {
+        [("digest".to_owned(), seen.digest), ("epoch".to_owned(), seen.epoch.to_string())]
+    };
+    let known: HashMap<_, _> = mood.answered.map(said).into_iter().flatten().collect();
+    let details = ErrorDetails::with_error_info("CHECKPOINT_NOT_LOADED", "beige", known);
+    Status::with_error_details(Code::FailedPrecondition, "not loaded", details)
 }
 
 /// A text that no model could take.
@@ -250,7 +268,7 @@ impl Worker for Fake {
             provenance,
             dense: Some(dense),
             input_tokens,
-            alias: None,
+            alias: self.mood().answered,
         }))
     }
 
@@ -267,7 +285,7 @@ impl Worker for Fake {
             tokens: documents.len() as u64,
             scoring: v1::Scoring::Dense.into(),
             score_form: v1::ScoreForm::Raw.into(),
-            alias: None,
+            alias: self.mood().answered,
         }))
     }
 
@@ -329,6 +347,6 @@ fn report(state: &State, boot_id: &str) -> wire::HealthReport {
         memory_bytes: 8,
         ready: mood.loaded.iter().map(ready).collect(),
         preparations: Vec::new(),
-        aliases: Vec::new(),
+        aliases: mood.reported,
     }
 }
