@@ -4,10 +4,11 @@
 //! until it fails, then to the next over a fresh connection, so that a member that is down or hung costs one call.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions};
+use tokio::sync::watch;
 use tokio::time;
 
 use crate::error::Error;
@@ -57,7 +58,7 @@ struct Shared {
     /// As URLs.
     endpoints: Vec<String>,
     keys: Keys,
-    line: Mutex<Line>,
+    line: watch::Sender<Line>,
 }
 
 /// The endpoint in use.
@@ -80,7 +81,7 @@ impl Etcd {
             return Err(InvalidSettings::NoEndpoint);
         }
         let endpoints = endpoints.iter().map(|text| url(text)).collect::<Result<_, _>>()?;
-        let shared = Shared { endpoints, keys: Keys::new(&cluster), line: Mutex::default() };
+        let shared = Shared { endpoints, keys: Keys::new(&cluster), line: watch::Sender::default() };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -122,8 +123,20 @@ impl Etcd {
         outcome
     }
 
+    /// Which line is in use, for [`left`](Self::left).
+    pub(crate) fn turn(&self) -> usize {
+        self.shared.line.borrow().turn
+    }
+
+    /// Waits until the line of `turn` was left: what is still open on it may be dead and look quiet. Cancel safe.
+    pub(crate) async fn left(&self, turn: usize) {
+        let mut lines = self.shared.line.subscribe();
+        // Fails when there is no line any more, and that is never while `self` is there.
+        let _ = lines.wait_for(|line| line.turn != turn).await;
+    }
+
     fn line(&self) -> (usize, Option<Client>) {
-        let line = self.shared.line.lock().unwrap_or_else(PoisonError::into_inner);
+        let line = self.shared.line.borrow();
         (line.turn, line.client.clone())
     }
 
@@ -135,19 +148,25 @@ impl Etcd {
             // A member cut off from its leader says so at once, and ends its watches.
             .with_require_leader(true);
         let client = Client::connect([endpoint], Some(options)).await?;
-        let mut line = self.shared.line.lock().unwrap_or_else(PoisonError::into_inner);
-        if line.turn == turn {
-            line.client = Some(client.clone());
-        }
+        self.shared.line.send_if_modified(|line| {
+            let is_current = line.turn == turn;
+            if is_current {
+                line.client = Some(client.clone());
+            }
+            is_current
+        });
         Ok(client)
     }
 
     /// Leaves the endpoint of `turn`, unless a concurrent call has done so.
     fn hang_up(&self, turn: usize) {
-        let mut line = self.shared.line.lock().unwrap_or_else(PoisonError::into_inner);
-        if line.turn == turn {
-            *line = Line { turn: turn.wrapping_add(1), client: None };
-        }
+        self.shared.line.send_if_modified(|line| {
+            let is_current = line.turn == turn;
+            if is_current {
+                *line = Line { turn: turn.wrapping_add(1), client: None };
+            }
+            is_current
+        });
     }
 }
 

@@ -4,7 +4,8 @@
 //!             grant               write
 //!  unleased ---------> leased ------------> registered --+ renew, at a third of the lease
 //!     ^                   |                     |    ^----+ write again: at an update, and now and
-//!     +---- lost ---------+-------- lost -------+           then in case somebody changed the keys
+//!     +---- lost ---------+-------- lost -------+           then, and after each outage, in case
+//!                                                           somebody changed the keys
 //! ```
 //!
 //! A failure changes no state: it only delays the next step. etcd being away is never a reason to give up.
@@ -125,7 +126,13 @@ impl Lease {
                 self.standing = Standing::Leased(id);
                 self.refresh(now);
             }
-            Event::Renewed => self.refresh(now),
+            Event::Renewed => {
+                if self.is_failing() {
+                    // An etcd that was away may come back older than it was, with the lease and without all keys.
+                    self.rewrite_at = now;
+                }
+                self.refresh(now);
+            }
             Event::Written => {
                 self.failures = 0;
                 self.rewrite_at = now + self.ttl * LEASES_PER_CHECK;
@@ -243,6 +250,18 @@ mod tests {
             (0, Event::Renewed, Now(Step::Write(7))),
         ]);
         assert_eq!(lease.id(), Some(7));
+    }
+
+    #[test]
+    fn the_keys_are_checked_after_an_outage() {
+        check(&[
+            (0, Event::Granted(7), Now(Step::Write(7))),
+            (0, Event::Written, In(TTL / 3)),
+            (3, Event::Failed, In(TTL / 50)),
+            (1, Event::Waited, Now(Step::Renew(7))),
+            (0, Event::Renewed, Now(Step::Write(7))),
+            (0, Event::Written, In(TTL / 3)),
+        ]);
     }
 
     #[test]

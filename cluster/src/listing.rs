@@ -17,9 +17,16 @@ pub struct EtcdDirectory {
     /// Of the last list; 0 before the first.
     revision: i64,
     /// Open while it is known to tell everything since some list; it outlives later ones.
-    watch: Option<WatchStream>,
+    watch: Option<Watch>,
     /// What the last list skipped, so that each bad entry is logged once and not at every list.
     skipped: Vec<Skipped>,
+}
+
+/// A watch, and the line it is on.
+#[derive(Debug)]
+struct Watch {
+    turn: usize,
+    stream: WatchStream,
 }
 
 impl EtcdDirectory {
@@ -41,7 +48,15 @@ impl EtcdDirectory {
             None => self.watch.insert(open_watch(&self.etcd, self.revision + 1).await?),
         };
         loop {
-            let message = watch.message().await.map_err(|error| Error::of("watch the cluster", error))?;
+            let message = tokio::select! {
+                message = watch.stream.message() => message.map_err(|error| Error::of("watch the cluster", error))?,
+                () = self.etcd.left(watch.turn) => {
+                    // A call has found the endpoint dead or its certificates outdated. The probes of a silent
+                    // connection take longer to find out; what happened meanwhile is in the next list.
+                    self.watch = None;
+                    return Ok(());
+                }
+            };
             let Some(message) = message else {
                 return Err(Error::WatchEnded { reason: "etcd closed it".into() });
             };
@@ -105,7 +120,9 @@ async fn list_folders(etcd: &Etcd) -> Result<(i64, Vec<KeyValue>), Error> {
 }
 
 /// One stream that watches each folder from `revision` on.
-async fn open_watch(etcd: &Etcd, revision: i64) -> Result<WatchStream, Error> {
+async fn open_watch(etcd: &Etcd, revision: i64) -> Result<Watch, Error> {
+    // Before the watch: one that comes to be on the next line is opened once more, and no change is overlooked.
+    let turn = etcd.turn();
     let options = Some(WatchOptions::new().with_prefix().with_start_revision(revision));
     let [first, rest @ ..] = etcd.keys().folders();
     let open = |client: Client| async move {
@@ -116,5 +133,6 @@ async fn open_watch(etcd: &Etcd, revision: i64) -> Result<WatchStream, Error> {
         }
         Ok(watch)
     };
-    etcd.call("watch the cluster", open).await
+    let stream = etcd.call("watch the cluster", open).await?;
+    Ok(Watch { turn, stream })
 }

@@ -1,4 +1,4 @@
-//! A real etcd for tests: a child process on a free port, with a data directory of its own, gone when it is dropped.
+//! A real etcd for tests: child processes on free ports, with data directories of their own, gone when dropped.
 //!
 //! The program is the `etcd` on PATH, or the one that `BEIGE_TEST_ETCD` names. Needs nothing but the standard library,
 //! `tokio` and `tempfile`, so that other crates can include this file by its path.
@@ -12,7 +12,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
@@ -25,10 +25,27 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Ports to try: below those that Linux gives to outgoing connections, so that a port stays free over a restart.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
-/// One member that is its own cluster.
+/// What a member does that speaks TLS to its clients, as paths of PEM files.
+#[derive(Clone, Debug)]
+pub struct EtcdTls {
+    /// Its certificate.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// Whose certificates clients must show.
+    pub client_authorities: PathBuf,
+}
+
+/// One member: alone in its cluster, or one of several.
 #[derive(Debug)]
 pub struct EtcdServer {
+    name: String,
     port: u16,
+    /// Plain, for its health page alone.
+    health: u16,
+    /// Of each member's peers, this one's own among them.
+    peers: Vec<(String, u16)>,
+    tls: Option<EtcdTls>,
     data: TempDir,
     child: Option<Child>,
 }
@@ -36,17 +53,49 @@ pub struct EtcdServer {
 impl EtcdServer {
     /// Starts etcd and waits until it serves.
     pub async fn start() -> Self {
+        Self::start_all(1, None).await.pop().expect("one")
+    }
+
+    /// Starts an etcd that speaks TLS alone, and waits until it serves.
+    pub async fn start_secured(tls: EtcdTls) -> Self {
+        Self::start_all(1, Some(tls)).await.pop().expect("one")
+    }
+
+    /// Starts a cluster of `members` and waits until each serves.
+    pub async fn start_cluster(members: usize) -> Vec<Self> {
+        Self::start_all(members, None).await
+    }
+
+    async fn start_all(members: usize, tls: Option<EtcdTls>) -> Vec<Self> {
         let mut last = String::new();
         for _ in 0..20 {
-            let data = TempDir::with_prefix("beige-test-etcd-").expect("a temporary directory");
-            let mut server = Self { port: free_port(), data, child: None };
-            match server.launch().await {
-                Ok(()) => return server,
-                // Another process was quicker to take the port.
+            let peers: Vec<_> = (0..members).map(|i| (format!("member-{i}"), free_port())).collect();
+            let plan = |(name, _): &(String, u16)| Self {
+                name: name.clone(),
+                port: free_port(),
+                health: free_port(),
+                peers: peers.clone(),
+                tls: tls.clone(),
+                data: empty_directory(),
+                child: None,
+            };
+            let mut servers: Vec<Self> = peers.iter().map(plan).collect();
+            // None serves before most are there.
+            servers.iter_mut().for_each(Self::spawn);
+            match Self::wait_for_all(&mut servers).await {
+                Ok(()) => return servers,
+                // Another process was quicker to take a port.
                 Err(reason) => last = reason,
             }
         }
         panic!("etcd did not start on any of 20 ports; the last time: {last}")
+    }
+
+    async fn wait_for_all(servers: &mut [Self]) -> Result<(), String> {
+        for server in servers {
+            server.serves().await?;
+        }
+        Ok(())
     }
 
     /// `host:port` of its clients.
@@ -57,7 +106,8 @@ impl EtcdServer {
     /// Starts it again after [`stop`](Self::stop) or [`kill`](Self::kill), on the same port with the same data.
     pub async fn restart(&mut self) {
         assert!(self.child.is_none(), "etcd runs already");
-        if let Err(reason) = self.launch().await {
+        self.spawn();
+        if let Err(reason) = self.serves().await {
             panic!("etcd did not start again on port {}: {reason}", self.port);
         }
     }
@@ -84,7 +134,21 @@ impl EtcdServer {
     /// Removes all its data; it must not be running.
     pub fn wipe(&mut self) {
         assert!(self.child.is_none(), "etcd runs");
-        self.data = TempDir::with_prefix("beige-test-etcd-").expect("a temporary directory");
+        self.data = empty_directory();
+    }
+
+    /// A copy of all its data, for [`restore`](Self::restore); it must not be running.
+    pub fn snapshot(&self) -> TempDir {
+        assert!(self.child.is_none(), "etcd runs");
+        let copy = empty_directory();
+        copy_contents(self.data.path(), copy.path());
+        copy
+    }
+
+    /// Puts its data back to what they were; it must not be running.
+    pub fn restore(&mut self, snapshot: &TempDir) {
+        self.wipe();
+        copy_contents(snapshot.path(), self.data.path());
     }
 
     /// Stops its threads: connections stay open and nothing is answered.
@@ -100,9 +164,7 @@ impl EtcdServer {
     fn signal(&self, name: &str) {
         let child = self.child.as_ref().expect("etcd runs");
         // The shell's own `kill`, because a bare machine has no other.
-        let command = format!("kill -{name} {}", child.id());
-        let status = Command::new("sh").args(["-c", &command]).status().expect("a shell");
-        assert!(status.success(), "{command}: {status}");
+        shell(&format!("kill -{name} {}", child.id()));
     }
 
     /// What it has complained of since its last start.
@@ -114,41 +176,50 @@ impl EtcdServer {
         self.data.path().join("log")
     }
 
-    async fn launch(&mut self) -> Result<(), String> {
-        let mut child = match self.command().spawn() {
-            Ok(child) => child,
+    fn spawn(&mut self) {
+        match self.command().spawn() {
+            Ok(child) => self.child = Some(child),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 panic!("the tests need an etcd server on PATH or in BEIGE_TEST_ETCD: run `make setup`")
             }
             Err(error) => panic!("cannot run etcd: {error}"),
-        };
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = child.try_wait().expect("a child of ours") {
-                return Err(format!("{status}\n{}", self.log()));
-            }
-            if is_healthy(self.port) {
-                self.child = Some(child);
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                let _ = child.kill();
-                panic!("etcd does not serve within {PATIENCE:?}\n{}", self.log());
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
+    /// Waits until it serves; an error where it ended instead.
+    async fn serves(&mut self) -> Result<(), String> {
+        let deadline = Instant::now() + PATIENCE;
+        while !is_healthy(self.health) {
+            let child = self.child.as_mut().expect("spawned");
+            if let Some(status) = child.try_wait().expect("a child of ours") {
+                self.child = None;
+                return Err(format!("{status}\n{}", self.log()));
+            }
+            assert!(Instant::now() < deadline, "etcd does not serve within {PATIENCE:?}\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
     fn command(&self) -> Command {
-        let clients = format!("http://{}", self.endpoint());
-        // Alone in its cluster, it talks to no peers: any port will do.
-        let peers = "http://127.0.0.1:0";
         let mut command = Command::new(std::env::var_os("BEIGE_TEST_ETCD").unwrap_or_else(|| "etcd".into()));
-        command.args(["--name", "alone", "--initial-cluster", &format!("alone={peers}")]);
-        command.args(["--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers]);
+        let peer = |(name, port): &(String, u16)| format!("{name}=http://127.0.0.1:{port}");
+        let peers: Vec<String> = self.peers.iter().map(peer).collect();
+        let own = peers.iter().find_map(|peer| peer.strip_prefix(&format!("{}=", self.name))).expect("ours");
+        command.args(["--name", &self.name, "--initial-cluster", &peers.join(",")]);
+        command.args(["--listen-peer-urls", own, "--initial-advertise-peer-urls", own]);
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let clients = format!("{scheme}://{}", self.endpoint());
         command.args(["--listen-client-urls", &clients, "--advertise-client-urls", &clients]);
-        // Elections are quick where there is one voter, and leases can be as short as a second.
-        command.args(["--heartbeat-interval", "20", "--election-timeout", "200"]);
+        command.args(["--listen-metrics-urls", &format!("http://127.0.0.1:{}", self.health)]);
+        if let Some(EtcdTls { certificate, key, client_authorities }) = &self.tls {
+            command.arg("--cert-file").arg(certificate).arg("--key-file").arg(key);
+            command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(client_authorities);
+        }
+        if self.peers.len() == 1 {
+            // Elections are quick where there is one voter, and leases can be as short as a second.
+            command.args(["--heartbeat-interval", "20", "--election-timeout", "200"]);
+        }
         command.args(["--logger", "zap", "--log-level", "error"]);
         command.arg("--data-dir").arg(self.data.path().join("data"));
         // What the machine's administrator set for another etcd is not for this one.
@@ -166,6 +237,19 @@ impl Drop for EtcdServer {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+fn empty_directory() -> TempDir {
+    TempDir::with_prefix("beige-test-etcd-").expect("a temporary directory")
+}
+
+fn copy_contents(from: &Path, to: &Path) {
+    shell(&format!("cp -R '{}/.' '{}'", from.display(), to.display()));
+}
+
+fn shell(command: &str) {
+    let status = Command::new("sh").args(["-c", command]).status().expect("a shell");
+    assert!(status.success(), "{command}: {status}");
 }
 
 fn free_port() -> u16 {
