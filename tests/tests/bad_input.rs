@@ -2,13 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use prost::bytes::{Buf as _, BufMut as _};
 use proto::v1::embeddings_client::EmbeddingsClient;
 use proto::v1::reranking_client::RerankingClient;
 use proto::v1::{EmbedRequest, Require, RerankRequest, ScoreForm, Truncation, require};
-use tests::{Cluster, Golden, Load, PATIENCE, checkpoint};
+use tests::history::{Book, Callers, Load};
+use tests::{Cluster, PATIENCE, checkpoint};
 use tokio::time;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::Channel;
@@ -195,8 +197,9 @@ async fn check_goners(cluster: &Cluster, client: &EmbeddingsClient<Channel>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_input_is_named_and_its_neighbours_succeed() {
     let mut cluster = Cluster::start(2, &[checkpoint(MODEL)]).await;
-    let golden = Golden::read(MODEL).readable();
-    let load = Load::start(&cluster.channel(), MODEL, &golden, 3, 4);
+    let book = Arc::new(Book::of(&[checkpoint(MODEL).into()]).await);
+    let load = Load { model: MODEL.to_owned(), callers: 4, rest: Duration::ZERO };
+    let callers = Callers::start(&book, &load, &cluster.gateways);
     let embeddings = EmbeddingsClient::new(cluster.channel()).max_encoding_message_size(64 << 20);
     let reranking = RerankingClient::new(cluster.channel());
     for _ in 0..2 {
@@ -206,6 +209,6 @@ async fn bad_input_is_named_and_its_neighbours_succeed() {
         check_bytes(&cluster.channel()).await;
     }
     check_goners(&cluster, &embeddings).await;
-    load.finish().await.assert_flawless();
-    assert!(cluster.gateway.is_running() && cluster.workers.iter_mut().all(tests::Process::is_running));
+    callers.finish().await.assert_flawless();
+    assert!(cluster.gateways[0].is_running() && cluster.workers.iter_mut().all(tests::Process::is_running));
 }

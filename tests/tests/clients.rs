@@ -13,7 +13,7 @@ async fn python_speaks_to_it() {
     let python = Command::new(scripts.join("environment")).arg("client").output().unwrap();
     assert!(python.status.success(), "{}", String::from_utf8_lossy(&python.stderr));
     let python = String::from_utf8(python.stdout).unwrap();
-    let target = cluster.gateway.address.to_string();
+    let target = cluster.gateways[0].address.to_string();
     let mut command = tokio::process::Command::new(python.trim());
     command.arg(scripts.join("grpc_client.py")).args(["--target", &target, "--model", "all-MiniLM-L6-v2"]);
     let output = command.output().await.unwrap();

@@ -61,7 +61,7 @@ async fn a_trace_goes_from_the_caller_to_the_batch() {
     servers.spawn(service.serve_with_incoming(TcpListenerStream::new(listener)));
 
     let mut cluster = Cluster::start(0, &[checkpoint("bert-cls")]).await;
-    cluster.gateway = cluster.another_gateway(&["--otlp-endpoint", &endpoint]).await;
+    cluster.gateways = vec![cluster.another_gateway(&["--otlp-endpoint", &endpoint]).await];
     cluster.add_worker(&["--otlp-endpoint", &endpoint]).await;
     cluster.wait_for(1, proto::v1::WorkerState::Serving).await;
 

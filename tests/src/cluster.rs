@@ -1,0 +1,167 @@
+//! An etcd, gateways and workers, each a process of its own.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use proto::v1::cluster_client::ClusterClient;
+use proto::v1::{ListWorkersRequest, Worker, WorkerState};
+use tempfile::TempDir;
+use tokio::time;
+use tonic::transport::Channel;
+
+use crate::{EtcdServer, PATIENCE, Process, channel};
+
+/// What a cluster is made of.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Gateways.
+    pub gateways: usize,
+    /// Workers.
+    pub workers: usize,
+    /// What each worker loads: `[NAME=]DIR`.
+    pub models: Vec<String>,
+    /// Settings of every gateway.
+    pub gateway_flags: Vec<String>,
+    /// Settings of every worker.
+    pub worker_flags: Vec<String>,
+    /// Whether there is a store, and a cache of each worker's own.
+    pub store: bool,
+}
+
+impl Default for Plan {
+    /// One gateway, and nothing else.
+    fn default() -> Self {
+        Self {
+            gateways: 1,
+            workers: 0,
+            models: Vec::new(),
+            gateway_flags: Vec::new(),
+            worker_flags: Vec::new(),
+            store: false,
+        }
+    }
+}
+
+/// One etcd, some gateways, some workers.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Ends last.
+    pub etcd: EtcdServer,
+    /// Where calls go; in the order in which they were started.
+    pub gateways: Vec<Process>,
+    /// In the order in which they were started.
+    pub workers: Vec<Process>,
+    plan: Plan,
+    started: usize,
+    dir: TempDir,
+}
+
+impl Cluster {
+    /// Starts a cluster of one gateway and waits until every worker serves.
+    pub async fn start(workers: usize, models: &[String]) -> Self {
+        Self::of(Plan { workers, models: models.to_vec(), ..Plan::default() }).await
+    }
+
+    /// Starts a cluster and waits until every worker serves.
+    pub async fn of(plan: Plan) -> Self {
+        let (etcd, dir) = (EtcdServer::start().await, TempDir::with_prefix("beige-cluster-").unwrap());
+        let (gateways, workers) = (plan.gateways, plan.workers);
+        let mut cluster = Self { etcd, gateways: vec![], workers: vec![], plan, started: 0, dir };
+        for _ in 0..gateways {
+            let gateway = cluster.another_gateway(&[]).await;
+            cluster.gateways.push(gateway);
+        }
+        for _ in 0..workers {
+            cluster.add_worker(&[]).await;
+        }
+        if gateways > 0 {
+            cluster.wait_for(workers, WorkerState::Serving).await;
+        }
+        cluster
+    }
+
+    /// Another gateway to the same workers.
+    pub async fn another_gateway(&mut self, flags: &[&str]) -> Process {
+        let etcd = self.etcd.endpoint();
+        self.gateway_through(&etcd, flags).await
+    }
+
+    /// Another gateway, that finds etcd at `etcd`.
+    pub async fn gateway_through(&mut self, etcd: &str, flags: &[&str]) -> Process {
+        let name = format!("gateway-{}", self.next());
+        let mut arguments = vec!["--etcd", etcd, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+        let store = self.store_url();
+        if self.plan.store {
+            arguments.extend(["--store", &store]);
+        }
+        arguments.extend(self.plan.gateway_flags.iter().map(String::as_str));
+        arguments.extend(flags);
+        Process::spawn("beige-gateway", &name, &arguments, self.dir.path()).await
+    }
+
+    /// Starts one more worker; it serves when [`Cluster::wait_for`] says so.
+    pub async fn add_worker(&mut self, flags: &[&str]) {
+        let etcd = self.etcd.endpoint();
+        let models = self.plan.models.clone();
+        self.worker_through(&etcd, &models, flags).await;
+    }
+
+    /// Starts one more worker, that finds etcd at `etcd` and has the directories of `models`.
+    pub async fn worker_through(&mut self, etcd: &str, models: &[String], flags: &[&str]) {
+        let id = format!("worker-{}", self.workers.len());
+        let mut arguments = vec!["--id", &id, "--etcd", etcd, "--device", "cpu", "--threads", "1"];
+        // As golden vectors were made: a processor may be quicker in bf16.
+        arguments.extend(["--dtype", "f32", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        arguments.extend(models.iter().flat_map(|model| ["--model", model]));
+        let (store, cache) = (self.store_url(), self.dir.path().join(format!("cache-{id}")));
+        if self.plan.store {
+            arguments.extend(["--store", &store]);
+            if !flags.contains(&"--cache") {
+                arguments.extend(["--cache", cache.to_str().unwrap()]);
+            }
+        }
+        arguments.extend(self.plan.worker_flags.iter().map(String::as_str));
+        arguments.extend(flags);
+        self.workers.push(Process::spawn("beige-worker", &id, &arguments, self.dir.path()).await);
+    }
+
+    fn next(&mut self) -> usize {
+        self.started += 1;
+        self.started - 1
+    }
+
+    /// The directory of the store.
+    pub fn store(&self) -> PathBuf {
+        self.dir.path().join("store")
+    }
+
+    fn store_url(&self) -> String {
+        format!("file://{}", self.store().display())
+    }
+
+    /// A connection to the first gateway.
+    pub fn channel(&self) -> Channel {
+        channel(&self.gateways[0])
+    }
+
+    /// What the first gateway knows of its workers.
+    pub async fn fleet(&self) -> Vec<Worker> {
+        let mut client = ClusterClient::new(self.channel());
+        client.list_workers(ListWorkersRequest {}).await.unwrap().into_inner().workers
+    }
+
+    /// Waits until the first gateway sees `count` workers in `state`.
+    pub async fn wait_for(&self, count: usize, state: WorkerState) {
+        let seen = async {
+            loop {
+                let fleet = self.fleet().await;
+                if fleet.iter().filter(|worker| worker.state() == state).count() == count {
+                    return;
+                }
+                time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let seen = time::timeout(PATIENCE, seen).await;
+        assert!(seen.is_ok(), "not {count} workers in {state:?}: {:?}", self.fleet().await);
+    }
+}

@@ -1,0 +1,118 @@
+//! Checkpoints like one that the repository carries, and yet others: their vectors tell them apart.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use safetensors::SafeTensors;
+use safetensors::tensor::{TensorView, serialize_to_file};
+use serde_json::{Value, json};
+
+use crate::checkpoint;
+
+/// How far a variant's vectors are from the original's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Distance {
+    /// Well beyond what arithmetic changes, and yet so little (cosine above 0.9995) that an index need not notice.
+    Kin,
+    /// As those of another model.
+    Stranger,
+}
+
+impl Distance {
+    /// What is added to or taken from each number of the embeddings of words.
+    fn step(self) -> f32 {
+        match self {
+            Self::Kin => 0.007,
+            Self::Stranger => 1.0,
+        }
+    }
+}
+
+/// Writes into `parent` a copy of the checkpoint `bert-cls` with vectors of its own; the same `number`, the same bytes.
+pub fn variant(number: u64, distance: Distance, parent: &Path) -> PathBuf {
+    let dir = copy(parent.join(format!("{distance:?}-{number}").to_lowercase()));
+    rewrite(&dir, |tensors| {
+        // Each word by itself, so that texts differ in how they differ.
+        let words =
+            tensors.iter_mut().find(|tensor| tensor.name == "embeddings.word_embeddings.weight").unwrap();
+        for (i, bytes) in words.data.chunks_exact_mut(4).enumerate() {
+            let sign = if mix(number << 32 | i as u64) & 1 == 0 { 1.0 } else { -1.0 };
+            let old = f32::from_le_bytes(bytes.try_into().unwrap());
+            bytes.copy_from_slice(&(old + sign * distance.step()).to_le_bytes());
+        }
+    });
+    dir
+}
+
+/// Writes into `parent` a copy of the checkpoint `bert-cls` that has its layers over and over, `layers` in all: as slow
+/// as that, and a stranger.
+pub fn deep_variant(layers: usize, parent: &Path) -> PathBuf {
+    let dir = copy(parent.join(format!("deep-{layers}")));
+    rewrite(&dir, |tensors| {
+        for layer in 3..layers {
+            let from = format!("encoder.layer.{}.", layer % 3);
+            let of_layer = tensors.iter().filter(|tensor| tensor.name.starts_with(&from));
+            let to = format!("encoder.layer.{layer}.");
+            let copies: Vec<_> = of_layer
+                .map(|tensor| Tensor { name: tensor.name.replace(&from, &to), ..tensor.clone() })
+                .collect();
+            tensors.extend(copies);
+        }
+    });
+    let config = dir.join("config.json");
+    let mut fields: Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
+    fields["num_hidden_layers"] = json!(layers);
+    fs::write(&config, fields.to_string()).unwrap();
+    dir
+}
+
+#[derive(Clone)]
+struct Tensor {
+    name: String,
+    dtype: safetensors::Dtype,
+    shape: Vec<usize>,
+    data: Vec<u8>,
+}
+
+fn rewrite(dir: &Path, change: impl FnOnce(&mut Vec<Tensor>)) {
+    let path = dir.join("model.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    let old = SafeTensors::deserialize(&bytes).unwrap();
+    let owned = |(name, view): (String, TensorView<'_>)| Tensor {
+        name,
+        dtype: view.dtype(),
+        shape: view.shape().to_vec(),
+        data: view.data().to_vec(),
+    };
+    let mut tensors: Vec<_> = old.tensors().into_iter().map(owned).collect();
+    change(&mut tensors);
+    let views = tensors.iter().map(|tensor| {
+        (&tensor.name, TensorView::new(tensor.dtype, tensor.shape.clone(), &tensor.data).unwrap())
+    });
+    serialize_to_file(views, None, &path).unwrap();
+}
+
+fn copy(to: PathBuf) -> PathBuf {
+    copy_files(Path::new(&checkpoint("bert-cls")), &to);
+    to
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let copied = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_files(&entry.path(), &copied);
+        } else {
+            fs::copy(entry.path(), copied).unwrap();
+        }
+    }
+}
+
+/// Bits that look random. Source: Steele, Lea and Flood 2014, `SplitMix64`.
+fn mix(seed: u64) -> u64 {
+    let z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
