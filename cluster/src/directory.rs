@@ -160,14 +160,14 @@ impl<F: Fn(&WorkerId) -> bool + Send + Sync> Observer<F> {
             tracing::info!("the view of the cluster is current again");
         }
         self.views.send_if_modified(|published| {
-            let changes = published.diff(&view);
-            for change in &changes {
+            if **published == view {
+                return false;
+            }
+            for change in published.diff(&view) {
                 tracing::debug!(?change, "the cluster changed");
             }
-            if !changes.is_empty() {
-                *published = Arc::new(view);
-            }
-            !changes.is_empty()
+            *published = Arc::new(view);
+            true
         });
     }
 

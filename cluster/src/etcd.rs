@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time;
 
 use crate::error::Error;
-use crate::keys::Keys;
+use crate::keys::{Keys, Scope};
 use crate::listing::EtcdDirectory;
 use crate::name::Name;
 
@@ -88,7 +88,14 @@ impl Etcd {
     /// The cluster's views, for [`follow`](crate::follow).
     #[must_use]
     pub fn directory(&self) -> EtcdDirectory {
-        EtcdDirectory::new(self.clone())
+        EtcdDirectory::new(self.clone(), Scope::Everything)
+    }
+
+    /// Views with only what a worker needs to know what it is [`desired`](crate::desired) to hold: what names mean,
+    /// swaps, pins and refusals. Other workers and gateways, who change all the time, are missing from them.
+    #[must_use]
+    pub fn wishes(&self) -> EtcdDirectory {
+        EtcdDirectory::new(self.clone(), Scope::Wishes)
     }
 
     pub(crate) fn keys(&self) -> &Keys {

@@ -3,22 +3,52 @@
 //! ```text
 //! /beige/<cluster>/workers/<worker>                  under the worker's lease
 //! /beige/<cluster>/ready/<model>/<digest>/<worker>   under the worker's lease
+//! /beige/<cluster>/nack/<model>/<digest>/<worker>    for an hour
 //! /beige/<cluster>/aliases/<model>                   for ever
+//! /beige/<cluster>/swaps/<model>                     for ever
+//! /beige/<cluster>/pins/<model>/<digest>             for ever
+//! /beige/<cluster>/gateways/<gateway>                under the gateway's lease
+//! /beige/<cluster>/leader                            under the lease of the gateway that leads
+//! /beige/<cluster>/versions/<model>/<digest>         for ever; in no view, as they only become more
+//! /beige/<cluster>/jobs/<job>/owner                  under the owner's lease; only ever compared here
 //! ```
 //!
-//! Other folders of the cluster belong to parts that are not built yet; they are neither listed nor watched here.
+//! Other folders of the cluster belong to others; they are neither listed nor watched here.
 
-use crate::name::{InvalidName, Name, WorkerId};
+use crate::name::{GatewayId, InvalidName, Name, WorkerId};
 
 /// What a key is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Key {
     /// A worker's record.
     Worker(WorkerId),
     /// That a worker has a checkpoint loaded and warm.
     Ready { model: Name, digest: Name, worker: WorkerId },
+    /// That a worker cannot run a checkpoint.
+    Nack { model: Name, digest: Name, worker: WorkerId },
     /// What a model's name means.
     Alias(Name),
+    /// A model's last swap.
+    Swap(Name),
+    /// That a checkpoint is kept.
+    Pin { model: Name, digest: Name },
+    /// A gateway's record.
+    Gateway(GatewayId),
+    /// Who carries swaps out.
+    Leader,
+    /// A checkpoint that was published.
+    Version { model: Name, digest: Name },
+    /// Who runs a fine-tuning job.
+    JobOwner(Name),
+}
+
+/// What a reader of the cluster wants to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// All that is in a view.
+    Everything,
+    /// What a worker needs to know what it is to hold. Not who else there is, which changes all the time.
+    Wishes,
 }
 
 /// The keys of one cluster.
@@ -44,9 +74,14 @@ impl Keys {
         Self { root: format!("/beige/{cluster}/") }
     }
 
-    /// The prefixes that together hold a view.
-    pub(crate) fn folders(&self) -> [String; 3] {
-        ["workers/", "ready/", "aliases/"].map(|folder| format!("{}{folder}", self.root))
+    /// The prefixes that together hold a view of `scope`.
+    pub(crate) fn folders(&self, scope: Scope) -> Vec<String> {
+        let wishes = ["aliases/", "swaps/", "pins/", "nack/"];
+        let rest: &[&str] = match scope {
+            Scope::Everything => &["workers/", "ready/", "gateways/", "leader"],
+            Scope::Wishes => &[],
+        };
+        rest.iter().chain(&wishes).map(|folder| format!("{}{folder}", self.root)).collect()
     }
 
     /// The prefix of all workers that are ready with one checkpoint.
@@ -54,12 +89,28 @@ impl Keys {
         format!("{}ready/{model}/{digest}/", self.root)
     }
 
-    pub(crate) fn format(&self, key: &Key) -> String {
-        match key {
-            Key::Worker(worker) => format!("{}workers/{worker}", self.root),
-            Key::Ready { model, digest, worker } => format!("{}{worker}", self.ready_with(model, digest)),
-            Key::Alias(model) => format!("{}aliases/{model}", self.root),
+    /// The prefix of the versions of `model`, or of all models.
+    pub(crate) fn versions(&self, model: Option<&Name>) -> String {
+        match model {
+            Some(model) => format!("{}versions/{model}/", self.root),
+            None => format!("{}versions/", self.root),
         }
+    }
+
+    pub(crate) fn format(&self, key: &Key) -> String {
+        let path = match key {
+            Key::Worker(worker) => format!("workers/{worker}"),
+            Key::Ready { model, digest, worker } => format!("ready/{model}/{digest}/{worker}"),
+            Key::Nack { model, digest, worker } => format!("nack/{model}/{digest}/{worker}"),
+            Key::Alias(model) => format!("aliases/{model}"),
+            Key::Swap(model) => format!("swaps/{model}"),
+            Key::Pin { model, digest } => format!("pins/{model}/{digest}"),
+            Key::Gateway(gateway) => format!("gateways/{gateway}"),
+            Key::Leader => "leader".to_owned(),
+            Key::Version { model, digest } => format!("versions/{model}/{digest}"),
+            Key::JobOwner(job) => format!("jobs/{job}/owner"),
+        };
+        format!("{}{path}", self.root)
     }
 
     pub(crate) fn parse(&self, key: &[u8]) -> Result<Key, ForeignKey> {
@@ -71,7 +122,18 @@ impl Keys {
             ["ready", model, digest, worker] => {
                 Ok(Key::Ready { model: model.parse()?, digest: digest.parse()?, worker: worker.parse()? })
             }
+            ["nack", model, digest, worker] => {
+                Ok(Key::Nack { model: model.parse()?, digest: digest.parse()?, worker: worker.parse()? })
+            }
             ["aliases", model] => Ok(Key::Alias(model.parse()?)),
+            ["swaps", model] => Ok(Key::Swap(model.parse()?)),
+            ["pins", model, digest] => Ok(Key::Pin { model: model.parse()?, digest: digest.parse()? }),
+            ["gateways", gateway] => Ok(Key::Gateway(gateway.parse()?)),
+            ["leader"] => Ok(Key::Leader),
+            ["versions", model, digest] => {
+                Ok(Key::Version { model: model.parse()?, digest: digest.parse()? })
+            }
+            ["jobs", job, "owner"] => Ok(Key::JobOwner(job.parse()?)),
             _ => Err(ForeignKey::Unknown),
         }
     }
@@ -92,14 +154,20 @@ mod tests {
     }
 
     fn key() -> impl Strategy<Value = Key> {
+        let of_worker = |(model, digest, worker): (Name, Name, Name), nack: bool| {
+            let worker = WorkerId::from(worker);
+            if nack { Key::Nack { model, digest, worker } } else { Key::Ready { model, digest, worker } }
+        };
         prop_oneof![
             name().prop_map(|worker| Key::Worker(worker.into())),
-            (name(), name(), name()).prop_map(|(model, digest, worker)| Key::Ready {
-                model,
-                digest,
-                worker: worker.into()
-            }),
+            ((name(), name(), name()), any::<bool>()).prop_map(move |(names, nack)| of_worker(names, nack)),
             name().prop_map(Key::Alias),
+            name().prop_map(Key::Swap),
+            (name(), name()).prop_map(|(model, digest)| Key::Pin { model, digest }),
+            name().prop_map(|gateway| Key::Gateway(gateway.into())),
+            Just(Key::Leader),
+            (name(), name()).prop_map(|(model, digest)| Key::Version { model, digest }),
+            name().prop_map(Key::JobOwner),
         ]
     }
 
@@ -112,10 +180,21 @@ mod tests {
     #[test]
     fn keys_are_where_the_design_says() {
         let name = |text| Name::parse(text).unwrap();
-        check(&Key::Worker(name("w1").into()), "/beige/blue/workers/w1");
-        check(&Key::Alias(name("bge-m3")), "/beige/blue/aliases/bge-m3");
-        let ready = Key::Ready { model: name("bge-m3"), digest: name("d0"), worker: name("w1").into() };
+        let (model, digest, worker) = (|| name("bge-m3"), || name("d0"), || WorkerId::from(name("w1")));
+        check(&Key::Worker(worker()), "/beige/blue/workers/w1");
+        check(&Key::Alias(model()), "/beige/blue/aliases/bge-m3");
+        check(&Key::Swap(model()), "/beige/blue/swaps/bge-m3");
+        let (ready, nack) = (
+            Key::Ready { model: model(), digest: digest(), worker: worker() },
+            Key::Nack { model: model(), digest: digest(), worker: worker() },
+        );
         check(&ready, "/beige/blue/ready/bge-m3/d0/w1");
+        check(&nack, "/beige/blue/nack/bge-m3/d0/w1");
+        check(&Key::Pin { model: model(), digest: digest() }, "/beige/blue/pins/bge-m3/d0");
+        check(&Key::Version { model: model(), digest: digest() }, "/beige/blue/versions/bge-m3/d0");
+        check(&Key::Gateway(name("g1").into()), "/beige/blue/gateways/g1");
+        check(&Key::Leader, "/beige/blue/leader");
+        check(&Key::JobOwner(name("j1")), "/beige/blue/jobs/j1/owner");
     }
 
     #[test]
@@ -127,7 +206,9 @@ mod tests {
             "/beige/blue/workers",
             "/beige/blue/workers/w1/more",
             "/beige/blue/ready/m/d",
-            "/beige/blue/versions/m/d",
+            "/beige/blue/leader/more",
+            "/beige/blue/leaders",
+            "/beige/blue/jobs/j1",
             "/beige/bluest/workers/w1",
             "/beige/red/workers/w1",
         ] {
@@ -137,11 +218,17 @@ mod tests {
         assert_eq!(keys().parse(b"/beige/blue/workers/\xff"), Err(ForeignKey::Unknown));
     }
 
+    /// Whether a view has room for what is at `key`.
+    fn is_seen(key: &Key) -> bool {
+        !matches!(key, Key::Version { .. } | Key::JobOwner(_))
+    }
+
     proptest! {
         #[test]
         fn a_key_read_back_is_the_key_written(key in key()) {
             let text = keys().format(&key);
-            prop_assert!(keys().folders().iter().any(|folder| text.starts_with(folder.as_str())));
+            let folders = keys().folders(Scope::Everything);
+            prop_assert_eq!(folders.iter().any(|folder| text.starts_with(folder.as_str())), is_seen(&key));
             prop_assert_eq!(keys().parse(text.as_bytes()), Ok(key));
         }
 

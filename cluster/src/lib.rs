@@ -35,6 +35,7 @@
 //!     device: "cpu".into(),
 //!     memory: 8 << 30,
 //!     draining: false,
+//!     serves: None,
 //! };
 //! let registration = Registration { worker, ready: vec![(Name::parse("minilm")?, Name::parse("5a1e")?, ready)] };
 //! let membership = Membership::join(etcd.clone(), registration, MembershipOptions::default(), &tasks, stop.clone());
@@ -56,8 +57,8 @@
 //! It is the only crate that speaks to etcd.
 
 mod accept;
-mod alias;
 mod backoff;
+mod claim;
 mod directory;
 mod error;
 mod etcd;
@@ -68,16 +69,24 @@ mod listing;
 mod membership;
 mod name;
 mod record;
+mod sayings;
+mod transaction;
+mod versions;
 mod view;
 
 pub use accept::{Verdict, accept};
-pub use alias::claim_alias;
 pub use backoff::Backoff;
+pub use claim::claim_alias;
 pub use directory::{Directory, Follow, Freshness, Pace, Sight, follow};
 pub use error::Error;
 pub use etcd::{Etcd, InvalidSettings, Settings};
 pub use listing::EtcdDirectory;
 pub use membership::{Membership, MembershipOptions, Registration};
-pub use name::{InvalidName, Name, WorkerId};
-pub use record::{Alias, Ready, Unreadable, Worker};
-pub use view::{Change, View};
+pub use name::{GatewayId, InvalidName, Name, WorkerId};
+pub use record::{
+    Alias, Canary, CanaryPlan, Comparison, Gateway, Golden, Histogram, Leader, MalformedGolden, ModelKind,
+    Nack, NackReason, Pin, Ready, Refusal, Sample, Shadow, ShadowSample, Side, Spread, Swap, SwapEvent,
+    SwapMode, SwapPlan, SwapState, TrialSample, Unreadable, Version, Worker,
+};
+pub use versions::{JobFence, ListedVersion, PutVersion};
+pub use view::{Change, Revisions, View};

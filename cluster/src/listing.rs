@@ -1,10 +1,12 @@
-//! The cluster's directory in etcd: three folders listed in one transaction, and watched from its revision on.
+//! The cluster's directory in etcd: its folders listed in one transaction, and watched from its revision on.
 
 use etcd_client::{Client, GetOptions, KeyValue, Txn, TxnOp, TxnOpResponse, WatchOptions, WatchStream};
 
 use crate::directory::Directory;
 use crate::error::Error;
 use crate::etcd::Etcd;
+use crate::keys::Scope;
+use crate::record::{Raw, Revision};
 use crate::view::{Skipped, View};
 
 /// Bytes of one answer that are taken: thousands of workers. The default of 4 MiB is hundreds.
@@ -14,6 +16,7 @@ const ANSWER_LIMIT: usize = 64 << 20;
 #[derive(Debug)]
 pub struct EtcdDirectory {
     etcd: Etcd,
+    scope: Scope,
     /// Of the last list; 0 before the first.
     revision: i64,
     /// Open while it is known to tell everything since some list; it outlives later ones.
@@ -30,8 +33,8 @@ struct Watch {
 }
 
 impl EtcdDirectory {
-    pub(crate) fn new(etcd: Etcd) -> Self {
-        Self { etcd, revision: 0, watch: None, skipped: Vec::new() }
+    pub(crate) fn new(etcd: Etcd, scope: Scope) -> Self {
+        Self { etcd, scope, revision: 0, watch: None, skipped: Vec::new() }
     }
 
     fn report(&mut self, skipped: Vec<Skipped>) {
@@ -45,7 +48,7 @@ impl EtcdDirectory {
     async fn next_change(&mut self) -> Result<(), Error> {
         let watch = match &mut self.watch {
             Some(watch) => watch,
-            None => self.watch.insert(open_watch(&self.etcd, self.revision + 1).await?),
+            None => self.watch.insert(open_watch(&self.etcd, self.scope, self.revision + 1).await?),
         };
         loop {
             let message = tokio::select! {
@@ -80,15 +83,14 @@ impl Directory for EtcdDirectory {
     type Error = Error;
 
     async fn list(&mut self) -> Result<View, Error> {
-        let (revision, entries) = list_folders(&self.etcd).await?;
+        let (revision, entries) = list_folders(&self.etcd, self.scope).await?;
         if revision < self.revision {
             // Another history: wiped, or restored from a snapshot. The watch waits for a revision far ahead.
             tracing::warn!(revision, last = self.revision, "etcd went back in time");
             self.watch = None;
         }
         self.revision = revision;
-        let (view, skipped) =
-            View::read(self.etcd.keys(), entries.iter().map(|entry| (entry.key(), entry.value())));
+        let (view, skipped) = View::read(self.etcd.keys(), entries.iter().map(raw));
         self.report(skipped);
         Ok(view)
     }
@@ -102,10 +104,15 @@ impl Directory for EtcdDirectory {
     }
 }
 
+fn raw(entry: &KeyValue) -> Raw<'_> {
+    let revision = Revision { created: entry.create_revision(), modified: entry.mod_revision() };
+    Raw { key: entry.key(), value: entry.value(), revision }
+}
+
 /// All entries of the cluster's folders at one revision.
-async fn list_folders(etcd: &Etcd) -> Result<(i64, Vec<KeyValue>), Error> {
+async fn list_folders(etcd: &Etcd, scope: Scope) -> Result<(i64, Vec<KeyValue>), Error> {
     let folder = |folder| TxnOp::get(folder, Some(GetOptions::new().with_prefix()));
-    let gets = etcd.keys().folders().map(folder);
+    let gets: Vec<_> = etcd.keys().folders(scope).into_iter().map(folder).collect();
     let list = |client: Client| async move {
         let mut client = client.kv_client().max_decoding_message_size(ANSWER_LIMIT);
         client.txn(Txn::new().and_then(gets)).await
@@ -120,15 +127,16 @@ async fn list_folders(etcd: &Etcd) -> Result<(i64, Vec<KeyValue>), Error> {
 }
 
 /// One stream that watches each folder from `revision` on.
-async fn open_watch(etcd: &Etcd, revision: i64) -> Result<Watch, Error> {
+async fn open_watch(etcd: &Etcd, scope: Scope, revision: i64) -> Result<Watch, Error> {
     // Before the watch: one that comes to be on the next line is opened once more, and no change is overlooked.
     let turn = etcd.turn();
     let options = Some(WatchOptions::new().with_prefix().with_start_revision(revision));
-    let [first, rest @ ..] = etcd.keys().folders();
+    let mut folders = etcd.keys().folders(scope).into_iter();
+    let first = folders.next().unwrap_or_default();
     let open = |client: Client| async move {
         let mut client = client.watch_client().max_decoding_message_size(ANSWER_LIMIT);
         let mut watch = client.watch(first, options.clone()).await?;
-        for folder in rest {
+        for folder in folders {
             watch.watch(folder, options.clone()).await?;
         }
         Ok(watch)

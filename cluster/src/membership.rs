@@ -17,7 +17,7 @@ use crate::etcd::Etcd;
 use crate::keys::{Key, Keys};
 use crate::lease::{Event, Lease, LeaseId, Step};
 use crate::name::Name;
-use crate::record::{Ready, Worker};
+use crate::record::{Ready, Worker, encode};
 
 /// How long [`Membership::leave`] tries to take the keys away; after that they go with the lease.
 const LEAVE_WITHIN: Duration = Duration::from_secs(4);
@@ -41,7 +41,7 @@ impl Registration {
         let own = (keys.format(&Key::Worker(worker.id.clone())), worker.encode());
         let ready = ready.iter().map(|(model, digest, ready)| {
             let key = Key::Ready { model: model.clone(), digest: digest.clone(), worker: worker.id.clone() };
-            (keys.format(&key), ready.encode())
+            (keys.format(&key), encode(ready))
         });
         std::iter::once(own).chain(ready).collect()
     }

@@ -1,14 +1,17 @@
-//! Names that may stand in a key: clusters, models, digests, workers.
+//! Names that may stand in a key: clusters, models, digests, workers, gateways.
 
 use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// A name that is safe as one segment of an etcd key, and in a log line.
 ///
 /// From 1 to [`Name::MAX_BYTES`] ASCII letters, digits and `.`, `_`, `-`, `:`. There is no `/`, which separates
 /// segments, and no `@`, which separates a model from a digest in a request.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Name(String);
 
 impl Name {
@@ -71,6 +74,20 @@ impl FromStr for Name {
     }
 }
 
+impl TryFrom<String> for Name {
+    type Error = InvalidName;
+
+    fn try_from(text: String) -> Result<Self, InvalidName> {
+        Self::parse(text)
+    }
+}
+
+impl From<Name> for String {
+    fn from(name: Name) -> Self {
+        name.0
+    }
+}
+
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -89,58 +106,75 @@ impl Borrow<str> for Name {
     }
 }
 
-/// Which worker: unique in its cluster, and the same again after a restart where the deployment can keep it so.
-///
-/// Two processes of one id at the same time overwrite each other's registration; both log it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct WorkerId(Name);
+/// A [`Name`] that is not to be taken for another kind's.
+macro_rules! identifier {
+    ($(#[$doc:meta])* $id:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $id(Name);
 
-impl WorkerId {
-    /// Checks `text`.
+        impl $id {
+            /// Checks `text`.
+            ///
+            /// # Errors
+            /// [`InvalidName`] where it is not a [`Name`].
+            pub fn parse(text: impl Into<String>) -> Result<Self, InvalidName> {
+                Name::parse(text).map(Self)
+            }
+
+            /// The id as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                self.0.as_str()
+            }
+        }
+
+        impl From<Name> for $id {
+            fn from(name: Name) -> Self {
+                Self(name)
+            }
+        }
+
+        impl FromStr for $id {
+            type Err = InvalidName;
+
+            fn from_str(text: &str) -> Result<Self, InvalidName> {
+                Self::parse(text)
+            }
+        }
+
+        impl fmt::Display for $id {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl AsRef<str> for $id {
+            fn as_ref(&self) -> &str {
+                self.as_str()
+            }
+        }
+
+        impl Borrow<str> for $id {
+            fn borrow(&self) -> &str {
+                self.as_str()
+            }
+        }
+    };
+}
+
+identifier! {
+    /// Which worker: unique in its cluster, and the same again after a restart where the deployment can keep it so.
     ///
-    /// # Errors
-    /// [`InvalidName`] where it is not a [`Name`].
-    pub fn parse(text: impl Into<String>) -> Result<Self, InvalidName> {
-        Name::parse(text).map(Self)
-    }
-
-    /// The id as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        self.0.as_str()
-    }
+    /// Two processes of one id at the same time overwrite each other's registration; both log it.
+    WorkerId
 }
 
-impl From<Name> for WorkerId {
-    fn from(name: Name) -> Self {
-        Self(name)
-    }
-}
-
-impl FromStr for WorkerId {
-    type Err = InvalidName;
-
-    fn from_str(text: &str) -> Result<Self, InvalidName> {
-        Self::parse(text)
-    }
-}
-
-impl fmt::Display for WorkerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl AsRef<str> for WorkerId {
-    fn as_ref(&self) -> &str {
-        self.as_str()
-    }
-}
-
-impl Borrow<str> for WorkerId {
-    fn borrow(&self) -> &str {
-        self.as_str()
-    }
+identifier! {
+    /// Which gateway: one process of it, so that what is known of a process never passes to its successor. Chosen at
+    /// random at its start.
+    GatewayId
 }
 
 #[cfg(test)]

@@ -1,109 +1,61 @@
-//! What one part of the cluster knows about the others, and how two such views differ.
+//! What one part of the cluster knows about the others.
+
+mod diff;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use diff::Change;
+
 use crate::keys::{Key, Keys};
-use crate::name::WorkerId;
-use crate::record::{self, Alias, Ready, Unreadable, Worker};
+use crate::name::{GatewayId, WorkerId};
+use crate::record::{Alias, Gateway, Leader, Nack, Pin, Ready, Swap, Worker};
+use crate::record::{Raw, Record, Revision};
+
+/// A checkpoint of a model: the model's name, and the digest.
+type Checkpoint = (String, String);
 
 /// The cluster at one revision of etcd.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct View {
     /// The workers that are registered.
     pub workers: BTreeMap<WorkerId, Worker>,
     /// Who is ready with which checkpoint, by model and digest. Each set is non-empty, its workers are in
     /// [`View::workers`], and it was the process registered now that said so.
     pub ready: BTreeMap<(String, String), BTreeSet<WorkerId>>,
+    /// Who cannot run which checkpoint, by model and digest. No set is empty. A process that is gone may have said so.
+    pub nacks: BTreeMap<(String, String), BTreeMap<WorkerId, Nack>>,
     /// What each model's name means.
     pub aliases: BTreeMap<String, Alias>,
+    /// Each model's last swap.
+    pub swaps: BTreeMap<String, Swap>,
+    /// Checkpoints that are kept, by model and digest.
+    pub pins: BTreeMap<(String, String), Pin>,
+    /// The gateways that are registered.
+    pub gateways: BTreeMap<GatewayId, Gateway>,
+    /// The gateway that carries swaps out, if there is one at present.
+    pub leader: Option<Leader>,
+    /// When entries were written: what a change rests on is compared by it. Empty in a view that nobody acts on.
+    pub revisions: Revisions,
 }
 
-/// A step from one view to a newer one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// A worker that was not there.
-    WorkerJoined(Worker),
-    /// A worker with another address, another process or another standing than before.
-    WorkerChanged(Worker),
-    /// A worker has a checkpoint loaded and warm.
-    Ready {
-        /// The model's name.
-        model: String,
-        /// The checkpoint.
-        digest: String,
-        /// Who has it.
-        worker: WorkerId,
-    },
-    /// A model's name is new, or means another checkpoint or epoch.
-    AliasMoved {
-        /// The model's name.
-        model: String,
-        /// What it means now.
-        alias: Alias,
-    },
-    /// A model's name means nothing any more.
-    AliasGone {
-        /// The model's name.
-        model: String,
-    },
-    /// A worker no longer has a checkpoint.
-    Unready {
-        /// The model's name.
-        model: String,
-        /// The checkpoint.
-        digest: String,
-        /// Who had it.
-        worker: WorkerId,
-    },
-    /// A worker is gone.
-    WorkerLeft(WorkerId),
+/// When entries of a [`View`] were written, by etcd's count.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Revisions {
+    of: BTreeMap<Key, Revision>,
 }
 
-impl View {
-    /// The changes that turn this view into `newer`.
-    ///
-    /// What appears comes before what disappears, and workers come before and go after what refers to them: a
-    /// reader that applies the changes one by one never passes through a state emptier than both ends.
-    #[must_use]
-    pub fn diff(&self, newer: &Self) -> Vec<Change> {
-        let (was, is) = (self.readiness(), newer.readiness());
-        let workers = newer.workers.iter().filter_map(|(id, worker)| match self.workers.get(id) {
-            None => Some(Change::WorkerJoined(worker.clone())),
-            Some(old) if old != worker => Some(Change::WorkerChanged(worker.clone())),
-            Some(_) => None,
-        });
-        let ready = is.difference(&was).map(|&(model, digest, worker)| Change::Ready {
-            model: model.to_owned(),
-            digest: digest.to_owned(),
-            worker: worker.clone(),
-        });
-        let moved = newer
-            .aliases
-            .iter()
-            .filter(|(model, alias)| self.aliases.get(*model) != Some(alias))
-            .map(|(model, alias)| Change::AliasMoved { model: model.clone(), alias: alias.clone() });
-        let gone = self
-            .aliases
-            .keys()
-            .filter(|model| !newer.aliases.contains_key(*model))
-            .map(|model| Change::AliasGone { model: model.clone() });
-        let unready = was.difference(&is).map(|&(model, digest, worker)| Change::Unready {
-            model: model.to_owned(),
-            digest: digest.to_owned(),
-            worker: worker.clone(),
-        });
-        let left = self.workers.keys().filter(|id| !newer.workers.contains_key(*id));
-        let left = left.map(|id| Change::WorkerLeft(id.clone()));
-        workers.chain(ready).chain(moved).chain(gone).chain(unready).chain(left).collect()
+#[cfg(test)]
+impl Revisions {
+    /// When the entry at `key` was last written; 0 where there is none.
+    pub(crate) fn modified(&self, key: &Key) -> i64 {
+        self.of.get(key).map_or(0, |revision| revision.modified)
     }
 
-    fn readiness(&self) -> BTreeSet<(&str, &str, &WorkerId)> {
-        self.ready
-            .iter()
-            .flat_map(|((model, digest), workers)| {
-                workers.iter().map(move |worker| (model.as_str(), digest.as_str(), worker))
-            })
-            .collect()
+    /// When any gateway last wrote its record; 0 where there is none.
+    pub(crate) fn gateways_modified(&self) -> i64 {
+        let of_gateway =
+            |(key, revision): (&Key, &Revision)| matches!(key, Key::Gateway(_)).then_some(revision.modified);
+        self.of.iter().filter_map(of_gateway).max().unwrap_or(0)
     }
 }
 
@@ -115,50 +67,80 @@ pub(crate) struct Skipped {
 }
 
 impl View {
-    /// Reads `entries`, keys and values as etcd has them, in any order. What cannot be read is skipped and
-    /// reported beside the view: one bad entry never hides the others.
-    pub(crate) fn read<'a>(
-        keys: &Keys,
-        entries: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
-    ) -> (Self, Vec<Skipped>) {
-        let mut draft = Draft::default();
+    /// Reads `entries` as etcd has them, in any order. What cannot be read is skipped and reported beside the view:
+    /// one bad entry never hides the others.
+    pub(crate) fn read<'a>(keys: &Keys, entries: impl IntoIterator<Item = Raw<'a>>) -> (Self, Vec<Skipped>) {
         let mut skipped = Vec::new();
-        for (key, value) in entries {
-            let taken = match keys.parse(key) {
-                Ok(parsed) => draft.take(parsed, value).map_err(|unreadable| unreadable.to_string()),
-                Err(foreign) => Err(foreign.to_string()),
-            };
-            if let Err(reason) = taken {
-                skipped.push(Skipped { key: String::from_utf8_lossy(key).into_owned(), reason });
-            }
-        }
-        (draft.finish(), skipped)
+        let known = entries.into_iter().filter_map(|raw| {
+            read_entry(keys, raw).unwrap_or_else(|reason| {
+                skipped.push(Skipped { key: String::from_utf8_lossy(raw.key).into_owned(), reason });
+                None
+            })
+        });
+        let view = Self::of(known);
+        (view, skipped)
     }
+
+    /// The view of these entries, in any order.
+    pub(crate) fn of(entries: impl IntoIterator<Item = (Key, Record, Revision)>) -> Self {
+        let mut draft = Draft::default();
+        for (key, record, revision) in entries {
+            draft.take(key, record, revision);
+        }
+        draft.finish()
+    }
+}
+
+/// What `raw` says; none where no view is made of such.
+fn read_entry(keys: &Keys, raw: Raw<'_>) -> Result<Option<(Key, Record, Revision)>, String> {
+    let key = keys.parse(raw.key).map_err(|foreign| foreign.to_string())?;
+    let record = Record::decode(&key, raw.value).map_err(|unreadable| unreadable.to_string())?;
+    Ok(record.map(|record| (key, record, raw.revision)))
 }
 
 /// A view whose readiness is not yet held against its workers.
 #[derive(Default)]
 struct Draft {
     view: View,
-    ready: Vec<((String, String), WorkerId, Ready)>,
+    ready: Vec<(Checkpoint, WorkerId, Ready)>,
 }
 
 impl Draft {
-    fn take(&mut self, key: Key, value: &[u8]) -> Result<(), Unreadable> {
-        match key {
-            Key::Worker(id) => {
-                let worker = Worker::decode(id.clone(), value)?;
-                self.view.workers.insert(id, worker);
+    fn take(&mut self, key: Key, record: Record, revision: Revision) {
+        let view = &mut self.view;
+        match (&key, record) {
+            (Key::Worker(id), Record::Worker(worker)) => {
+                view.workers.insert(id.clone(), worker);
             }
-            Key::Ready { model, digest, worker } => {
-                let checkpoint = (model.to_string(), digest.to_string());
-                self.ready.push((checkpoint, worker, record::decode(value)?));
+            (Key::Ready { model, digest, worker }, Record::Ready(ready)) => {
+                self.ready.push(((model.to_string(), digest.to_string()), worker.clone(), ready));
             }
-            Key::Alias(model) => {
-                self.view.aliases.insert(model.to_string(), record::decode(value)?);
+            (Key::Nack { model, digest, worker }, Record::Nack(nack)) => {
+                let nacks = view.nacks.entry((model.to_string(), digest.to_string())).or_default();
+                nacks.insert(worker.clone(), nack);
             }
+            (Key::Alias(model), Record::Alias(alias)) => {
+                view.aliases.insert(model.to_string(), alias);
+                view.revisions.of.insert(key, revision);
+            }
+            (Key::Swap(model), Record::Swap(swap)) => {
+                view.swaps.insert(model.to_string(), *swap);
+                view.revisions.of.insert(key, revision);
+            }
+            (Key::Pin { model, digest }, Record::Pin(pin)) => {
+                view.pins.insert((model.to_string(), digest.to_string()), pin);
+            }
+            (Key::Gateway(id), Record::Gateway(gateway)) => {
+                view.gateways.insert(id.clone(), gateway);
+                view.revisions.of.insert(key, revision);
+            }
+            (Key::Leader, Record::Leader(leader)) => {
+                view.leader = Some(leader);
+                view.revisions.of.insert(key, revision);
+            }
+            // Versions and owners of jobs are in no view, and no other key has another's record.
+            (_, _) => {}
         }
-        Ok(())
     }
 
     fn finish(self) -> View {
@@ -176,10 +158,9 @@ impl Draft {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use proptest::prelude::*;
-
     use super::*;
     use crate::name::Name;
+    use crate::record::{NackReason, SwapPlan, encode};
 
     pub(crate) fn id(text: &str) -> WorkerId {
         WorkerId::parse(text).unwrap()
@@ -193,6 +174,7 @@ pub(crate) mod tests {
             device: "cpu".into(),
             memory: 1,
             draining: false,
+            serves: None,
         }
     }
 
@@ -204,143 +186,32 @@ pub(crate) mod tests {
                 .into_iter()
                 .filter(|(_, set): &(_, BTreeSet<_>)| !set.is_empty())
                 .collect(),
-            aliases: BTreeMap::from([("m".to_owned(), alias("d", 1))]),
+            aliases: BTreeMap::from([("m".to_owned(), Alias::of("d", 1))]),
+            ..View::default()
         }
     }
 
-    fn alias(digest: &str, epoch: u64) -> Alias {
-        Alias { digest: digest.into(), epoch, prev: None }
-    }
-
-    fn ready(worker: &str) -> Change {
-        Change::Ready { model: "m".into(), digest: "d".into(), worker: id(worker) }
-    }
-
-    fn unready(worker: &str) -> Change {
-        Change::Unready { model: "m".into(), digest: "d".into(), worker: id(worker) }
-    }
-
-    #[track_caller]
-    fn check(old: &View, newer: &View, expected: &[Change]) {
-        assert_eq!(old.diff(newer), expected);
-    }
-
-    #[test]
-    fn equal_views_do_not_differ() {
-        check(&View::default(), &View::default(), &[]);
-        check(&view(&["a", "b"]), &view(&["a", "b"]), &[]);
-    }
-
-    #[test]
-    fn what_comes_is_told_before_what_goes() {
-        check(
-            &view(&["a", "b"]),
-            &view(&["b", "c"]),
-            &[Change::WorkerJoined(worker("c")), ready("c"), unready("a"), Change::WorkerLeft(id("a"))],
-        );
-    }
-
-    #[test]
-    fn a_worker_that_says_something_else_has_changed() {
-        let (old, mut newer) = (view(&["a"]), view(&["a"]));
-        let draining = Worker { draining: true, ..worker("a") };
-        newer.workers.insert(id("a"), draining.clone());
-        check(&old, &newer, &[Change::WorkerChanged(draining)]);
-    }
-
-    #[test]
-    fn an_alias_moves_appears_and_goes() {
-        let (mut old, mut newer) = (View::default(), View::default());
-        old.aliases.insert("moved".into(), alias("d", 1));
-        old.aliases.insert("gone".into(), alias("d", 1));
-        old.aliases.insert("same".into(), alias("d", 1));
-        newer.aliases.insert("moved".into(), alias("e", 2));
-        newer.aliases.insert("new".into(), alias("e", 1));
-        newer.aliases.insert("same".into(), alias("d", 1));
-        let moved = |model: &str, alias| Change::AliasMoved { model: model.into(), alias };
-        check(
-            &old,
-            &newer,
-            &[
-                moved("moved", alias("e", 2)),
-                moved("new", alias("e", 1)),
-                Change::AliasGone { model: "gone".into() },
-            ],
-        );
-    }
-
-    /// What a reader of changes would do.
-    fn apply(view: &mut View, change: Change) {
-        match change {
-            Change::WorkerJoined(worker) | Change::WorkerChanged(worker) => {
-                view.workers.insert(worker.id.clone(), worker);
-            }
-            Change::Ready { model, digest, worker } => {
-                view.ready.entry((model, digest)).or_default().insert(worker);
-            }
-            Change::AliasMoved { model, alias } => {
-                view.aliases.insert(model, alias);
-            }
-            Change::AliasGone { model } => {
-                view.aliases.remove(&model);
-            }
-            Change::Unready { model, digest, worker } => {
-                let checkpoint = (model, digest);
-                let workers = view.ready.get_mut(&checkpoint).unwrap();
-                workers.remove(&worker);
-                if workers.is_empty() {
-                    view.ready.remove(&checkpoint);
-                }
-            }
-            Change::WorkerLeft(id) => {
-                view.workers.remove(&id);
-            }
-        }
-    }
-
-    fn any_view() -> impl Strategy<Value = View> {
-        let workers = proptest::collection::btree_map("[a-e]", any::<(bool, bool, bool)>(), 0..5);
-        let aliases = proptest::collection::btree_map("[m-o]", ("[d-f]", 1..3_u64), 0..3);
-        (workers, aliases).prop_map(|(workers, aliases)| {
-            let mut view = View::default();
-            for (text, (draining, with_d, with_e)) in workers {
-                view.workers.insert(id(&text), Worker { draining, ..worker(&text) });
-                for digest in [("d", with_d), ("e", with_e)].iter().filter(|(_, has)| *has).map(|(d, _)| *d) {
-                    view.ready.entry(("m".into(), digest.into())).or_default().insert(id(&text));
-                }
-            }
-            view.aliases =
-                aliases.into_iter().map(|(m, (digest, epoch))| (m, alias(&digest, epoch))).collect();
-            view
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn the_changes_lead_from_the_old_view_to_the_newer(old in any_view(), newer in any_view()) {
-            let fewest = old.workers.len().min(newer.workers.len());
-            let mut reached = old.clone();
-            for change in old.diff(&newer) {
-                apply(&mut reached, change);
-                prop_assert!(reached.workers.len() >= fewest, "passed through an emptier view");
-            }
-            prop_assert_eq!(reached, newer);
-        }
-    }
-
+    /// Reads entries, the first written at revision 1, the next at 2; answers the view without its revisions, and
+    /// what was skipped.
     fn read(entries: &[(&str, &[u8])]) -> (View, Vec<String>) {
         let keys = Keys::new(&Name::parse("c").unwrap());
-        let (view, skipped) = View::read(&keys, entries.iter().map(|(key, value)| (key.as_bytes(), *value)));
-        (view, skipped.into_iter().map(|entry| entry.key).collect())
+        let raw = (1..).zip(entries).map(|(modified, (key, value))| Raw {
+            key: key.as_bytes(),
+            value,
+            revision: Revision { created: 1, modified },
+        });
+        let (view, skipped) = View::read(&keys, raw);
+        let bare = View { revisions: Revisions::default(), ..view };
+        (bare, skipped.into_iter().map(|entry| entry.key).collect())
     }
 
     fn ready_value(boot_id: &str) -> Vec<u8> {
-        Ready { boot_id: boot_id.into(), load_ms: 1, golden_cosine: None }.encode()
+        encode(&Ready { boot_id: boot_id.into(), load_ms: 1, golden_cosine: None })
     }
 
     #[test]
     fn a_view_is_read_from_entries_in_any_order() {
-        let (ready, worker, alias) = (ready_value("boot"), worker("a").encode(), alias("d", 1).encode());
+        let (ready, worker, alias) = (ready_value("boot"), worker("a").encode(), encode(&Alias::of("d", 1)));
         let mut entries = [
             ("/beige/c/ready/m/d/a", ready.as_slice()),
             ("/beige/c/workers/a", worker.as_slice()),
@@ -352,8 +223,54 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn everything_that_a_cluster_writes_is_read() {
+        let checkpoint = || ("m".to_owned(), "d".to_owned());
+        let swap = Swap::requested("s".into(), (None, "d".into()), SwapPlan::default(), 1);
+        let nack = Nack {
+            reason: NackReason::Disk,
+            detail: "full".into(),
+            swap_id: None,
+            boot_id: "b".into(),
+            made_room: false,
+        };
+        let gateway = Gateway { address: "g:1".into(), ..Gateway::default() };
+        let leader = Leader { gateway: GatewayId::parse("g").unwrap(), address: "g:1".into() };
+        let pin = Pin { since_unix_ms: 1 };
+        let (read, skipped) = read(&[
+            ("/beige/c/swaps/m", &encode(&swap)),
+            ("/beige/c/nack/m/d/a", &encode(&nack)),
+            ("/beige/c/pins/m/d", &encode(&pin)),
+            ("/beige/c/gateways/g", &encode(&gateway)),
+            ("/beige/c/leader", &encode(&leader)),
+        ]);
+        let expected = View {
+            swaps: BTreeMap::from([("m".to_owned(), swap)]),
+            nacks: BTreeMap::from([(checkpoint(), BTreeMap::from([(id("a"), nack)]))]),
+            pins: BTreeMap::from([(checkpoint(), pin)]),
+            gateways: BTreeMap::from([(GatewayId::parse("g").unwrap(), gateway)]),
+            leader: Some(leader),
+            ..View::default()
+        };
+        assert_eq!((read, skipped), (expected, vec![]));
+    }
+
+    #[test]
+    fn a_view_knows_when_what_it_rests_on_was_written() {
+        let gateway = Record::Gateway(Gateway::default());
+        let alias = Key::Alias(Name::parse("m").unwrap());
+        let at = |text, modified| {
+            let key = Key::Gateway(GatewayId::parse(text).unwrap());
+            (key, gateway.clone(), Revision { created: 1, modified })
+        };
+        let entry = (alias.clone(), Record::Alias(Alias::of("d", 1)), Revision { created: 2, modified: 9 });
+        let revisions = View::of([at("g", 5), entry, at("h", 3)]).revisions;
+        assert_eq!((revisions.modified(&alias), revisions.gateways_modified()), (9, 5));
+        assert_eq!(revisions.modified(&Key::Leader), 0);
+    }
+
+    #[test]
     fn entries_that_cannot_be_read_are_skipped_and_named() {
-        let (worker, alias) = (worker("a").encode(), alias("d", 1).encode());
+        let (worker, alias) = (worker("a").encode(), encode(&Alias::of("d", 1)));
         let (read, skipped) = read(&[
             ("/beige/c/workers/a", &worker),
             ("/beige/c/workers/b", b"{}"),
@@ -363,6 +280,7 @@ pub(crate) mod tests {
             ("/beige/c/ready/m/d/a", b"not json"),
             ("/beige/c/aliases/m", &alias),
             ("/beige/c/aliases/m@x", &alias),
+            ("/beige/c/leader", b"{}"),
         ]);
         assert_eq!(read, View { ready: BTreeMap::new(), ..view(&["a"]) });
         assert_eq!(
@@ -374,6 +292,7 @@ pub(crate) mod tests {
                 "/beige/c/ready/m/d",
                 "/beige/c/ready/m/d/a",
                 "/beige/c/aliases/m@x",
+                "/beige/c/leader",
             ]
         );
     }

@@ -94,7 +94,7 @@ fn view(workers: &[&str]) -> View {
     let worker = |text: &&str| {
         let id = WorkerId::parse(*text).unwrap();
         let (address, boot_id, device) = (format!("{text}:7001"), "boot".to_owned(), "cpu".to_owned());
-        (id.clone(), Worker { id, address, boot_id, device, memory: 1, draining: false })
+        (id.clone(), Worker { id, address, boot_id, device, memory: 1, draining: false, serves: None })
     };
     View { workers: workers.iter().map(worker).collect(), ..View::default() }
 }

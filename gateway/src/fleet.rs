@@ -162,9 +162,7 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn view(aliases: &[(&str, &str, u64)]) -> View {
-        let alias = |&(name, digest, epoch): &(&str, &str, u64)| {
-            (name.to_owned(), Alias { digest: digest.to_owned(), epoch, prev: None })
-        };
+        let alias = |&(name, digest, epoch): &(&str, &str, u64)| (name.to_owned(), Alias::of(digest, epoch));
         View { aliases: aliases.iter().map(alias).collect(), ..View::default() }
     }
 

@@ -37,7 +37,7 @@ impl Names {
     /// Takes in what a worker says; answers whether it is news.
     pub fn hear(&mut self, seen: &AliasSeen) -> bool {
         let AliasSeen { model, digest, epoch } = seen.clone();
-        let alias = Alias { digest, epoch, prev: None };
+        let alias = Alias::of(digest, epoch);
         let news = self.0.get(&model).is_none_or(|known| is_newer(known, &alias));
         if news {
             tracing::info!(model, digest = alias.digest, epoch, "a worker says that a name has moved");
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     fn alias(digest: &str, epoch: u64, prev: Option<&str>) -> Alias {
-        Alias { digest: digest.into(), epoch, prev: prev.map(str::to_owned) }
+        Alias { prev: prev.map(str::to_owned), ..Alias::of(digest, epoch) }
     }
 
     fn seen(digest: &str, epoch: u64) -> AliasSeen {

@@ -241,6 +241,7 @@ mod tests {
             device: "cpu".into(),
             memory: 0,
             draining: false,
+            serves: None,
         };
         let workers = workers.iter().map(|entry| (WorkerId::parse(entry.0).unwrap(), worker(entry)));
         Arc::new(View { workers: workers.collect(), ..View::default() })

@@ -277,5 +277,8 @@ fn registration(
         Device::Cuda(_) => 0,
     };
     let (id, device) = (config.id.clone(), config.device.to_string());
-    Registration { worker: Worker { id, address, boot_id, device, memory, draining: false }, ready }
+    Registration {
+        worker: Worker { id, address, boot_id, device, memory, draining: false, serves: None },
+        ready,
+    }
 }

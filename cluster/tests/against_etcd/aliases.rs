@@ -4,10 +4,6 @@ use cluster::{Alias, Error, claim_alias};
 
 use super::*;
 
-fn alias(digest: &str, epoch: u64, prev: Option<&str>) -> Alias {
-    Alias { digest: digest.into(), epoch, prev: prev.map(Into::into) }
-}
-
 /// Claims of `m` for these digests, all at once, each over its own connection.
 async fn race(server: &EtcdServer, digests: impl IntoIterator<Item = String>) -> Vec<Alias> {
     let claimants: Vec<_> = digests
@@ -47,7 +43,7 @@ async fn of_many_claimants_one_wins_and_all_agree() {
 async fn claimants_of_one_digest_share_one_epoch() {
     let server = EtcdServer::start().await;
     let answers = race(&server, (0..24).map(|_| "d".to_owned())).await;
-    assert_eq!(answers, vec![alias("d", 1, None); 24]);
+    assert_eq!(answers, vec![Alias::of("d", 1); 24]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -58,7 +54,7 @@ async fn heirs_of_a_checkpoint_nobody_serves_share_one_move() {
     let membership = join(&etcd, registration("w1", &["new"]));
     until(membership.registered(), |registered| *registered).await;
     let answers = race(&server, (0..24).map(|_| "new".to_owned())).await;
-    assert_eq!(answers, vec![alias("new", 2, Some("old")); 24]);
+    assert_eq!(answers, vec![Alias::of("new", 2); 24]);
     membership.leave().await;
 }
 
@@ -73,7 +69,7 @@ async fn heirs_with_different_checkpoints_agree_on_one() {
     until(membership.registered(), |registered| *registered).await;
     let answers = race(&server, digests).await;
     assert!(answers.iter().all(|answer| answer == &answers[0]), "{answers:?}");
-    assert_eq!((answers[0].epoch, answers[0].prev.as_deref()), (2, Some("old")));
+    assert_eq!((answers[0].epoch, answers[0].prev.as_deref()), (2, None));
     membership.leave().await;
 }
 
@@ -84,14 +80,14 @@ async fn a_checkpoint_that_is_served_keeps_its_name() {
     let membership = join(&etcd, registration("w1", &["old"]));
     until(membership.registered(), |registered| *registered).await;
     claim_alias(&etcd, "m", "old").await.unwrap();
-    assert_eq!(claim_alias(&etcd, "m", "new").await.unwrap(), alias("old", 1, None));
+    assert_eq!(claim_alias(&etcd, "m", "new").await.unwrap(), Alias::of("old", 1));
 
     // Digests that begin alike are different digests.
     claim_alias(&etcd, "other", "ol").await.unwrap();
-    assert_eq!(claim_alias(&etcd, "other", "new").await.unwrap(), alias("new", 2, Some("ol")));
+    assert_eq!(claim_alias(&etcd, "other", "new").await.unwrap(), Alias::of("new", 2));
 
     membership.leave().await;
-    assert_eq!(claim_alias(&etcd, "m", "new").await.unwrap(), alias("new", 2, Some("old")));
+    assert_eq!(claim_alias(&etcd, "m", "new").await.unwrap(), Alias::of("new", 2));
 }
 
 #[tokio::test]
@@ -113,4 +109,21 @@ async fn what_is_no_name_is_refused_before_etcd_hears_of_it() {
         let claim = claim_alias(&etcd, model, digest).await;
         assert!(matches!(claim, Err(Error::InvalidName(_))), "{model} {digest}: {claim:?}");
     }
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_the_store_has_keeps_its_name() {
+    let server = EtcdServer::start().await;
+    let etcd = connect(&server);
+    let version = super::versions::version(1);
+    let stored = version.manifest.digest();
+    etcd.put_version("m", &version, None).await.unwrap();
+    claim_alias(&etcd, "m", &stored).await.unwrap();
+    // Nobody is ready with it, and any worker can be.
+    assert_eq!(claim_alias(&etcd, "m", "new").await.unwrap(), Alias::of(stored, 1));
+
+    let brought = cluster::Version { stored: false, ..version };
+    etcd.put_version("n", &brought, None).await.unwrap();
+    claim_alias(&etcd, "n", &brought.manifest.digest()).await.unwrap();
+    assert_eq!(claim_alias(&etcd, "n", "new").await.unwrap(), Alias::of("new", 2));
 }

@@ -10,6 +10,7 @@ mod entries;
 mod following;
 mod outages;
 mod registration;
+mod versions;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,6 +64,7 @@ fn registration(worker: &str, digests: &[&str]) -> Registration {
             device: "cpu".into(),
             memory: 1 << 30,
             draining: false,
+            serves: None,
         },
         ready: digests.iter().map(|digest| (name("m"), name(digest), ready.clone())).collect(),
     }

@@ -47,8 +47,9 @@ pub(crate) fn view(workers: &[&FakeWorker], mini: char, epoch: u64) -> View {
         device: "fake".into(),
         memory: 0,
         draining: false,
+        serves: None,
     };
-    let alias = Alias { digest: digest(mini), epoch, prev: None };
+    let alias = Alias::of(digest(mini), epoch);
     View {
         workers: workers.iter().map(worker).map(|worker| (worker.id.clone(), worker)).collect(),
         aliases: [("mini".to_owned(), alias)].into(),
