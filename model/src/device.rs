@@ -68,7 +68,7 @@ impl fmt::Display for Device {
 /// # Errors
 /// [`DeviceError::Unusable`].
 pub fn prepare(device: Device, threads: usize) -> Result<(), DeviceError> {
-    tch::set_num_threads(i32::try_from(threads).unwrap_or(1).max(1));
+    set_threads(threads);
     tch::set_num_interop_threads(1);
     let Device::Cuda(number) = device else { return Ok(()) };
     let unusable = |reason: String| DeviceError::Unusable { device: device.to_string(), reason };
@@ -77,6 +77,12 @@ pub fn prepare(device: Device, threads: usize) -> Result<(), DeviceError> {
         count if usize::try_from(count).is_ok_and(|count| number < count) => Ok(()),
         count => Err(unusable(format!("libtorch finds {count} CUDA devices"))),
     }
+}
+
+/// Spreads what the calling thread computes over so many threads, itself among them. Other threads that have computed
+/// before keep theirs; to be sure, each says its own.
+pub fn set_threads(threads: usize) {
+    tch::set_num_threads(i32::try_from(threads).unwrap_or(1).max(1));
 }
 
 /// What an operator asks for.

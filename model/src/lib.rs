@@ -20,7 +20,7 @@ mod weights;
 
 pub use checkpoint::{Card, Checkpoint, Overrides};
 pub use config::Kind;
-pub use device::{Device, Instructions, Precision, gemm_rate, prepare};
+pub use device::{Device, Instructions, Precision, gemm_rate, prepare, set_threads};
 pub use encoder::Model;
 pub use error::{DeviceError, LoadError, RunError};
 pub use manifest::{Manifest, ManifestFile};

@@ -11,13 +11,13 @@ use model::{Rows, Sequence};
 
 use crate::call::Failure;
 
-/// Runs batches: models on a device, or a test's idea of them. It lives on the device thread.
-pub trait Encode {
-    /// One row per sequence of `batch`, in order, by the checkpoint `digest`.
+/// A checkpoint that runs batches: a model, or a test's idea of one. One thread at a time uses it.
+pub trait Encode: Send + 'static {
+    /// One row per sequence of `batch`, in order.
     ///
     /// # Errors
     /// By whether a smaller batch may do; see [`EncodeError`].
-    fn encode(&mut self, digest: &str, batch: &[&Sequence]) -> Result<Rows, EncodeError>;
+    fn encode(&mut self, batch: &[&Sequence]) -> Result<Rows, EncodeError>;
 }
 
 /// Why a batch has no rows.
@@ -55,21 +55,29 @@ pub struct Outcome {
 ///
 /// # Errors
 /// [`Broken`] where the probe does not work any more.
-pub fn run(
-    encoder: &mut impl Encode,
-    digest: &str,
-    batch: &[&Sequence],
-    probe: Option<&Sequence>,
-) -> Result<Outcome, Broken> {
-    let mut run = Run { encoder, digest, probe, ran_out: false, outcome: Outcome::default() };
+pub fn run(encoder: &mut impl Encode, batch: &[&Sequence], probe: &Sequence) -> Result<Outcome, Broken> {
+    let mut run = Run { encoder, probe: Some(probe), ran_out: false, outcome: Outcome::default() };
     run.part(batch)?;
     let alone = run.outcome.rows.contains(&Err(Failure::OutOfMemory));
     Ok(Outcome { out_of_memory: run.ran_out && !alone, ..run.outcome })
 }
 
+/// Runs the encoder once. A panic is a failure like others: what it left behind is judged by the probe.
+///
+/// # Errors
+/// As [`Encode::encode`]; also where there is not one row per sequence.
+pub fn attempt(encoder: &mut impl Encode, batch: &[&Sequence]) -> Result<Rows, EncodeError> {
+    let rows = catch_unwind(AssertUnwindSafe(|| encoder.encode(batch)))
+        .unwrap_or_else(|panic| Err(EncodeError::Failed(format!("panicked: {}", message(&*panic)))))?;
+    if rows.iter().len() == batch.len() {
+        Ok(rows)
+    } else {
+        Err(EncodeError::Failed(format!("{} rows for {} inputs", rows.iter().len(), batch.len())))
+    }
+}
+
 struct Run<'a, E> {
     encoder: &'a mut E,
-    digest: &'a str,
     /// Taken when it has been run: once is enough in a batch.
     probe: Option<&'a Sequence>,
     /// Whether memory ran out for more than one sequence.
@@ -83,7 +91,7 @@ impl<E: Encode> Run<'_, E> {
         if batch.is_empty() {
             return Ok(());
         }
-        let failure = match self.attempt(batch) {
+        let failure = match attempt(self.encoder, batch) {
             Ok(rows) => {
                 self.outcome.rows.extend(rows.iter().map(finite));
                 return Ok(());
@@ -109,21 +117,10 @@ impl<E: Encode> Run<'_, E> {
 
     fn prove(&mut self) -> Result<(), Broken> {
         let Some(probe) = self.probe.take() else { return Ok(()) };
-        match self.attempt(&[probe]) {
+        match attempt(self.encoder, &[probe]) {
             // No memory is no proof against the device: others may hold it for now.
             Ok(_) | Err(EncodeError::OutOfMemory(_)) => Ok(()),
             Err(reason) => Err(Broken { reason }),
-        }
-    }
-
-    /// Runs the encoder. A panic is a failure like others: what it left behind is judged by the probe.
-    fn attempt(&mut self, batch: &[&Sequence]) -> Result<Rows, EncodeError> {
-        let rows = catch_unwind(AssertUnwindSafe(|| self.encoder.encode(self.digest, batch)))
-            .unwrap_or_else(|panic| Err(EncodeError::Failed(format!("panicked: {}", message(&*panic)))))?;
-        if rows.iter().len() == batch.len() {
-            Ok(rows)
-        } else {
-            Err(EncodeError::Failed(format!("{} rows for {} inputs", rows.iter().len(), batch.len())))
         }
     }
 }
@@ -137,7 +134,8 @@ fn finite(row: &[f32]) -> Result<Vec<f32>, Failure> {
     }
 }
 
-fn message(panic: &(dyn Any + Send)) -> &str {
+/// What a panic says.
+pub(crate) fn message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("for no stated reason")
 }
@@ -157,7 +155,7 @@ mod tests {
     }
 
     impl Encode for Ids {
-        fn encode(&mut self, _: &str, batch: &[&Sequence]) -> Result<Rows, EncodeError> {
+        fn encode(&mut self, batch: &[&Sequence]) -> Result<Rows, EncodeError> {
             self.runs.push(batch.len());
             let ids: Vec<u32> = batch.iter().map(|sequence| sequence.ids[0]).collect();
             assert!(!ids.contains(&PANIC), "as told");
@@ -177,7 +175,7 @@ mod tests {
         let sequences: Vec<Sequence> = ids.iter().map(|&id| Sequence::single(vec![id])).collect();
         let mut encoder = Ids { room, runs: Vec::new() };
         let probe = Sequence::single(vec![probe]);
-        let outcome = run(&mut encoder, "m", &sequences.iter().collect::<Vec<_>>(), Some(&probe));
+        let outcome = run(&mut encoder, &sequences.iter().collect::<Vec<_>>(), &probe);
         (outcome, encoder.runs)
     }
 

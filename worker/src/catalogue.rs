@@ -1,13 +1,18 @@
 //! The checkpoints that this worker runs.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
 
 use model::{Card, Kind};
 use proto::v1;
 use proto::worker::v1::ReadyCheckpoint;
+use tokio::time;
 
 use crate::tokenise::Tokenise;
+
+/// Between two looks at whether calls are left.
+const POLL: Duration = Duration::from_millis(10);
 
 /// A checkpoint that is loaded and warm.
 #[derive(Clone)]
@@ -27,6 +32,12 @@ pub struct Served {
 }
 
 impl Served {
+    /// Whether it is this one.
+    #[must_use]
+    pub fn is(&self, model: &str, digest: &str) -> bool {
+        (&*self.name, &*self.digest) == (model, digest)
+    }
+
     /// What gateways are told of it.
     #[must_use]
     pub fn ready(&self) -> ReadyCheckpoint {
@@ -74,25 +85,55 @@ impl fmt::Debug for Served {
     }
 }
 
-/// All checkpoints of a worker.
+/// The checkpoints that calls may ask for, now. Clones are one and the same.
 #[derive(Clone, Debug, Default)]
-pub struct Catalogue(Vec<Arc<Served>>);
+pub struct Catalogue(Arc<RwLock<Vec<Arc<Served>>>>);
 
 impl Catalogue {
-    /// A catalogue of these. A checkpoint may be there under several names.
+    /// The checkpoint with this digest; under the name `model` where it is there under several.
     #[must_use]
-    pub fn new(served: impl IntoIterator<Item = Served>) -> Self {
-        Self(served.into_iter().map(Arc::new).collect())
+    pub fn find(&self, model: &str, digest: &str) -> Option<Arc<Served>> {
+        let all = self.read();
+        let mut alike = all.iter().filter(|served| &*served.digest == digest);
+        let first = alike.next()?;
+        let named = [first].into_iter().chain(alike).find(|served| &*served.name == model);
+        Some(named.unwrap_or(first).clone())
     }
 
-    /// The checkpoint with this digest, under the first of its names.
-    #[must_use]
-    pub fn find(&self, digest: &str) -> Option<&Arc<Served>> {
-        self.0.iter().find(|served| &*served.digest == digest)
+    /// Lets calls ask for `served`, from now on.
+    pub fn add(&self, served: Arc<Served>) {
+        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|other| !other.is(&served.name, &served.digest));
+        all.push(served);
     }
 
-    /// All of them, in the order given.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Served>> {
-        self.0.iter()
+    /// Lets no new call ask for this one. Those that have it go on; [`unused`] tells when there are none.
+    pub fn remove(&self, model: &str, digest: &str) {
+        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|served| !served.is(model, digest));
+    }
+
+    /// How many there are, by name and digest.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.read().len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.read().is_empty()
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Vec<Arc<Served>>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits until nobody but the caller holds `served`: every call that asked for it has ended.
+pub async fn unused(served: &Arc<Served>) {
+    // A call holds a reference as long as it lives, and does not know what it is the last of: hence the polling.
+    while Arc::strong_count(served) > 1 {
+        time::sleep(POLL).await;
     }
 }

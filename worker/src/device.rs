@@ -1,8 +1,10 @@
-//! The device thread: it owns the encoder, runs one batch after the other, and answers the texts in them.
+//! The device thread: it owns the checkpoints that run, runs one batch after the other, and answers the texts in them.
 //!
-//! The encoder is born on the thread and never leaves it. A panic in it is caught ([`bisect`]) and answered; when
-//! the device no longer runs what it ran before, the thread ends, and with it the process: a worker that answers
-//! nothing but errors is worse than none.
+//! Checkpoints come and go by messages, between two batches. They are made elsewhere, and where they are dropped is
+//! up to whoever takes them back, so that neither holds up a batch.
+//!
+//! A panic in a checkpoint is caught ([`bisect`]) and answered; when the device no longer runs what it ran before, the
+//! thread ends, and with it the process: a worker that answers nothing but errors is worse than none.
 
 use std::collections::HashMap;
 use std::io;
@@ -14,22 +16,50 @@ use model::Sequence;
 use tokio::sync::{mpsc, oneshot};
 use tracing::Span;
 
-use crate::bisect::{self, Broken, Encode};
-use crate::call::{Call, Entry};
+use crate::bisect::{self, Broken, Encode, EncodeError, Outcome};
+use crate::call::{Call, Entry, Failure};
 use crate::schedule;
 
-/// Batches that the mailbox holds, and reports that may wait.
+/// Orders that the mailbox holds, and reports that may wait.
 const DEPTH: usize = 2;
 
-/// An encoder that is ready to run.
+/// A checkpoint that is ready to run.
 #[derive(Debug)]
-pub struct Loaded<E, F> {
-    /// The encoder.
+pub struct Resident<E> {
+    /// What runs its batches.
     pub encoder: E,
-    /// For each checkpoint an input that it is known to run.
-    pub probes: HashMap<Arc<str>, Sequence>,
-    /// What is to be told of the loading.
-    pub facts: F,
+    /// An input that it is known to run.
+    pub probe: Sequence,
+}
+
+/// What the device is told to do.
+#[derive(Debug)]
+pub enum Order<E> {
+    /// Run texts, answer them, and report.
+    Run(Batch),
+    /// Run texts that nobody asked for, and tell how long they took.
+    Try {
+        /// The checkpoint.
+        digest: Arc<str>,
+        /// The texts.
+        batch: Vec<Sequence>,
+        /// Takes the time; dropped without it where the checkpoint is not here.
+        took: oneshot::Sender<Result<Duration, EncodeError>>,
+    },
+    /// Keep a checkpoint, in place of one of the same digest.
+    Put {
+        /// Its digest.
+        digest: Arc<str>,
+        /// The checkpoint.
+        resident: Resident<E>,
+    },
+    /// Give a checkpoint back. Batches for it that are ordered later fail.
+    Take {
+        /// Its digest.
+        digest: Arc<str>,
+        /// Takes it; dropped where the checkpoint is not here.
+        taken: oneshot::Sender<Resident<E>>,
+    },
 }
 
 /// Texts to be run together.
@@ -64,12 +94,12 @@ pub struct Report {
     pub cancelled: usize,
 }
 
-/// A device thread, and both ends of its mailbox. The thread ends when `batches` is dropped.
+/// A device thread, and both ends of its mailbox. The thread ends when the last sender of `orders` is dropped.
 #[derive(Debug)]
-pub struct Device {
-    /// Takes batches.
-    pub batches: mpsc::Sender<Batch>,
-    /// Tells what became of them, one report each.
+pub struct Device<E> {
+    /// Takes orders, and carries them out in turn.
+    pub orders: mpsc::Sender<Order<E>>,
+    /// Tells what became of batches, one report each.
     pub reports: mpsc::Receiver<Report>,
     /// Tells how the thread ended, as its last act; silent where it panicked.
     pub ended: oneshot::Receiver<Result<(), Broken>>,
@@ -77,73 +107,91 @@ pub struct Device {
     pub thread: JoinHandle<()>,
 }
 
-impl Device {
-    /// Starts a thread called `name`, which runs `load` and then batches. What `load` has to tell arrives when it
-    /// is done; where it fails the thread has nothing to do and ends.
+impl<E: Encode> Device<E> {
+    /// Starts a thread called `name` with no checkpoint; it runs `begin` first.
     ///
     /// # Errors
     /// When the system has no thread.
-    pub fn spawn<E, F, X>(
-        name: &str,
-        load: impl FnOnce() -> Result<Loaded<E, F>, X> + Send + 'static,
-    ) -> io::Result<(Self, oneshot::Receiver<Result<F, X>>)>
-    where
-        E: Encode,
-        F: Send + 'static,
-        X: Send + 'static,
-    {
-        let (batches, inbox) = mpsc::channel(DEPTH);
+    pub fn spawn(name: &str, begin: impl FnOnce() + Send + 'static) -> io::Result<Self> {
+        let (orders, inbox) = mpsc::channel(DEPTH);
         let (outbox, reports) = mpsc::channel(DEPTH);
-        let (tell, loaded) = oneshot::channel();
         let (end, ended) = oneshot::channel();
         let life = move || {
+            begin();
             // What nobody listens for need not be told.
-            let _ = match load() {
-                Ok(Loaded { encoder, probes, facts }) => {
-                    let _ = tell.send(Ok(facts));
-                    end.send(serve(encoder, &probes, inbox, &outbox))
-                }
-                Err(error) => {
-                    let _ = tell.send(Err(error));
-                    end.send(Ok(()))
-                }
-            };
+            let _ = end.send(serve(inbox, &outbox));
         };
         let thread = thread::Builder::new().name(name.to_owned()).spawn(life)?;
-        Ok((Self { batches, reports, ended, thread }, loaded))
+        Ok(Self { orders, reports, ended, thread })
     }
 }
 
-fn serve(
-    mut encoder: impl Encode,
-    probes: &HashMap<Arc<str>, Sequence>,
-    mut inbox: mpsc::Receiver<Batch>,
+fn serve<E: Encode>(
+    mut inbox: mpsc::Receiver<Order<E>>,
     outbox: &mpsc::Sender<Report>,
 ) -> Result<(), Broken> {
-    while let Some(Batch { digest, entries, span }) = inbox.blocking_recv() {
-        let _entered = span.enter();
-        let (entries, gone): (Vec<_>, Vec<_>) =
-            entries.into_iter().partition(|entry| !entry.call.is_cancelled());
-        let sequences: Vec<&Sequence> = entries.iter().map(|entry| &entry.sequence).collect();
-        let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.tokens()).collect();
-        let start = Instant::now();
-        let outcome = bisect::run(&mut encoder, &digest, &sequences, probes.get(&digest))?;
-        let report = Report {
-            call: entries.first().map(|entry| entry.call.clone()),
-            tokens: lengths.iter().sum(),
-            work: schedule::batch_work(&lengths),
-            took: start.elapsed(),
-            out_of_memory: outcome.out_of_memory,
-            failed_runs: outcome.failures,
-            failed_texts: outcome.rows.iter().filter(|row| row.is_err()).count() as u64,
-            cancelled: gone.len(),
-        };
-        // The report first: the next batch is cut while the texts of this one are answered. When nobody takes
-        // reports any more, no batch follows either.
-        let _ = outbox.blocking_send(report);
-        for (entry, row) in entries.iter().zip(outcome.rows) {
-            entry.answer(row);
+    let mut residents = HashMap::<Arc<str>, Resident<E>>::new();
+    while let Some(order) = inbox.blocking_recv() {
+        // Whoever does not wait for an answer any more need not have one.
+        match order {
+            Order::Run(batch) => run(&mut residents, batch, outbox)?,
+            Order::Try { digest, batch, took } => {
+                if let Some(resident) = residents.get_mut(&digest) {
+                    let _ = took.send(time(&mut resident.encoder, &batch));
+                }
+            }
+            Order::Put { digest, resident } => drop(residents.insert(digest, resident)),
+            Order::Take { digest, taken } => {
+                if let Some(resident) = residents.remove(&digest) {
+                    let _ = taken.send(resident);
+                }
+            }
         }
     }
     Ok(())
+}
+
+/// Runs a batch, reports, and answers its texts.
+fn run<E: Encode>(
+    residents: &mut HashMap<Arc<str>, Resident<E>>,
+    Batch { digest, entries, span }: Batch,
+    outbox: &mpsc::Sender<Report>,
+) -> Result<(), Broken> {
+    let _entered = span.enter();
+    let (entries, gone): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| !entry.call.is_cancelled());
+    let sequences: Vec<&Sequence> = entries.iter().map(|entry| &entry.sequence).collect();
+    let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.tokens()).collect();
+    let start = Instant::now();
+    let outcome = match residents.get_mut(&digest) {
+        Some(Resident { encoder, probe }) => bisect::run(encoder, &sequences, probe)?,
+        None => absent(&digest, sequences.len()),
+    };
+    let report = Report {
+        call: entries.first().map(|entry| entry.call.clone()),
+        tokens: lengths.iter().sum(),
+        work: schedule::batch_work(&lengths),
+        took: start.elapsed(),
+        out_of_memory: outcome.out_of_memory,
+        failed_runs: outcome.failures,
+        failed_texts: outcome.rows.iter().filter(|row| row.is_err()).count() as u64,
+        cancelled: gone.len(),
+    };
+    // The report first: the next batch is cut while the texts of this one are answered. When nobody takes reports any
+    // more, no batch follows either.
+    let _ = outbox.blocking_send(report);
+    for (entry, row) in entries.iter().zip(outcome.rows) {
+        entry.answer(row);
+    }
+    Ok(())
+}
+
+/// A checkpoint is taken back when no call for it is left, so these texts should not be here.
+fn absent(digest: &str, texts: usize) -> Outcome {
+    let failure = Failure::Poisonous(format!("checkpoint {digest} is not on the device"));
+    Outcome { rows: vec![Err(failure); texts], ..Outcome::default() }
+}
+
+fn time(encoder: &mut impl Encode, batch: &[Sequence]) -> Result<Duration, EncodeError> {
+    let start = Instant::now();
+    bisect::attempt(encoder, &batch.iter().collect::<Vec<_>>()).map(|_| start.elapsed())
 }

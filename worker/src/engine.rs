@@ -16,8 +16,9 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::Span;
 
+use crate::bisect::Encode;
 use crate::call::{Answer, Call, Class, Entry, Failure};
-use crate::device::{Batch, Report};
+use crate::device::{Batch, Order, Report};
 use crate::load::{Held, Load};
 use crate::metrics::{Dropped, Metrics};
 use crate::pace::{Budget, Speed};
@@ -52,10 +53,6 @@ pub struct Plan {
     pub depth: usize,
     /// Age beyond which a text leads a batch.
     pub age: Duration,
-    /// How much one batch of each checkpoint may hold.
-    pub budgets: HashMap<Arc<str>, Budget>,
-    /// First guess of the speed.
-    pub speed: Speed,
     /// What is told of tokens and speed.
     pub load: Arc<Load>,
     /// What is counted.
@@ -73,22 +70,41 @@ pub struct Engine {
 enum Event {
     Submit(Vec<Entry>),
     Forget(Range<u64>),
+    Open { digest: Arc<str>, budget: Budget, rate: f64 },
+    Close { digest: Arc<str> },
 }
 
 impl Engine {
     /// Starts the queue's task among `tasks`, with the mailbox of a device thread.
     #[must_use]
-    pub fn spawn(
+    pub fn spawn<E: Encode>(
         plan: Plan,
-        batches: mpsc::Sender<Batch>,
+        orders: mpsc::Sender<Order<E>>,
         reports: mpsc::Receiver<Report>,
         tasks: &TaskTracker,
     ) -> Self {
         let (events, inbox) = mpsc::channel(EVENTS);
-        plan.load.guess(plan.speed.tokens_per_second());
-        let keeper = Keeper { plan, queue: Queue::default(), running: 0 };
-        tasks.spawn(keeper.run(inbox, batches, reports));
+        let keeper = Keeper {
+            plan,
+            queue: Queue::default(),
+            running: 0,
+            budgets: HashMap::new(),
+            speed: Speed::default(),
+        };
+        tasks.spawn(keeper.run(inbox, orders, reports));
         Self { events, serials: Arc::default() }
+    }
+
+    /// Batches of the checkpoint `digest` hold as much as `budget` says, from now on; it is known to do `rate` tokens
+    /// of work per second.
+    pub async fn open(&self, digest: Arc<str>, budget: Budget, rate: f64) {
+        // Without a device there are no batches.
+        let _ = self.events.send(Event::Open { digest, budget, rate }).await;
+    }
+
+    /// Forgets what is known of a checkpoint that gets no more calls.
+    pub async fn close(&self, digest: Arc<str>) {
+        let _ = self.events.send(Event::Close { digest }).await;
     }
 
     /// Waits until the device has ended, which it should not while there is a mailbox.
@@ -178,13 +194,17 @@ struct Keeper {
     queue: Queue,
     /// Batches on the device.
     running: usize,
+    /// How much one batch of each checkpoint may hold.
+    budgets: HashMap<Arc<str>, Budget>,
+    /// Of the device, over all checkpoints.
+    speed: Speed,
 }
 
 impl Keeper {
-    async fn run(
+    async fn run<E: Encode>(
         mut self,
         mut events: mpsc::Receiver<Event>,
-        batches: mpsc::Sender<Batch>,
+        orders: mpsc::Sender<Order<E>>,
         mut reports: mpsc::Receiver<Report>,
     ) {
         loop {
@@ -195,7 +215,7 @@ impl Keeper {
             while self.running < self.plan.depth
                 && let Some(batch) = self.cut()
             {
-                if batches.send(batch).await.is_err() {
+                if orders.send(Order::Run(batch)).await.is_err() {
                     return;
                 }
                 self.running += 1;
@@ -221,12 +241,26 @@ impl Keeper {
                 let forgotten = self.queue.forget(serials);
                 self.plan.metrics.dropped(Dropped::Cancelled, forgotten);
             }
+            Event::Open { digest, budget, rate } => {
+                self.budgets.insert(digest, budget);
+                self.guess(rate);
+            }
+            Event::Close { digest } => drop(self.budgets.remove(&digest)),
+        }
+    }
+
+    /// Until there are batches the guess is that of the slowest checkpoint: too much is promised to nobody.
+    fn guess(&mut self, rate: f64) {
+        let guessed = self.speed.tokens_per_second();
+        if self.speed.is_guess() && (guessed <= 0.0 || rate < guessed) {
+            self.speed = Speed::new(rate);
+            self.plan.load.guess(rate);
         }
     }
 
     fn cut(&mut self) -> Option<Batch> {
         let now = Instant::now();
-        let cut = self.queue.cut(now, Bounds { budgets: &self.plan.budgets, age: self.plan.age });
+        let cut = self.queue.cut(now, Bounds { budgets: &self.budgets, age: self.plan.age });
         self.plan.metrics.dropped(Dropped::Cancelled, cut.cancelled);
         self.plan.metrics.dropped(Dropped::Expired, cut.expired.len());
         for entry in &cut.expired {
@@ -242,14 +276,14 @@ impl Keeper {
 
     fn learn(&mut self, report: &Report) {
         self.running -= 1;
-        let Plan { budgets, speed, load, metrics, .. } = &mut self.plan;
+        let Plan { load, metrics, .. } = &self.plan;
         metrics.dropped(Dropped::Cancelled, report.cancelled);
         let Some(call) = &report.call else { return };
-        speed.learn(report.tokens, report.took);
-        load.ran(report.tokens, speed.tokens_per_second());
+        self.speed.learn(report.tokens, report.took);
+        load.ran(report.tokens, self.speed.tokens_per_second());
         metrics.ran(call, report.tokens, report.took);
         metrics.failed(report.failed_runs, report.failed_texts);
-        let Some(budget) = budgets.get_mut(&call.digest) else { return };
+        let Some(budget) = self.budgets.get_mut(&call.digest) else { return };
         if report.out_of_memory {
             metrics.ran_out_of_memory();
             budget.shrink();

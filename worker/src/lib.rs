@@ -6,6 +6,7 @@
 //!
 //! What a worker deliberately does not know: what a name means at present, other workers, and how a call was split.
 
+pub mod apart;
 pub mod bisect;
 pub mod call;
 pub mod catalogue;
@@ -24,10 +25,12 @@ pub mod queue;
 pub mod register;
 pub mod schedule;
 pub mod service;
+pub mod shelf;
 pub mod shutdown;
 pub mod spec;
 pub mod start;
 mod status;
 pub mod tokenise;
 pub mod vectors;
+pub mod warm;
 pub mod wire;

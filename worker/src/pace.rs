@@ -111,6 +111,12 @@ impl Speed {
         Self { seconds_per_token, batches: 0 }
     }
 
+    /// Whether no batch was taken in yet.
+    #[must_use]
+    pub fn is_guess(&self) -> bool {
+        self.batches == 0
+    }
+
     /// Takes in a batch.
     #[allow(clippy::cast_precision_loss)] // A batch has far fewer tokens than 2^53.
     pub fn learn(&mut self, tokens: usize, took: Duration) {

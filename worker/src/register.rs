@@ -10,8 +10,6 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::catalogue::Catalogue;
-
 /// Between two claims of a name that means another checkpoint: longer than a lease, after which the dead count no
 /// more.
 const CLAIM_AGAIN: Duration = Duration::from_secs(12);
@@ -27,10 +25,10 @@ pub struct Member {
 }
 
 impl Member {
-    /// Registers, and claims the names of `catalogue` once that is done. Returns at once; the work is done by tasks
+    /// Registers, and claims the names of what is ready once that is done. Returns at once; the work is done by tasks
     /// of `tasks`.
     #[must_use]
-    pub fn join(etcd: Etcd, registration: Registration, catalogue: &Catalogue, tasks: &TaskTracker) -> Self {
+    pub fn join(etcd: Etcd, registration: Registration, tasks: &TaskTracker) -> Self {
         let claiming = CancellationToken::new();
         let membership = Membership::join(
             etcd.clone(),
@@ -39,7 +37,8 @@ impl Member {
             tasks,
             CancellationToken::new(),
         );
-        let claims = catalogue.iter().map(|served| (served.name.to_string(), served.digest.to_string()));
+        let claims =
+            registration.ready.iter().map(|(name, digest, _)| (name.to_string(), digest.to_string()));
         let claimer = Claimer { etcd, claims: claims.collect(), registered: membership.registered() };
         let stop = claiming.clone();
         tasks.spawn(async move { stop.run_until_cancelled_owned(claimer.run()).await });

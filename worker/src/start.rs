@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cluster::{Etcd, Name, Ready, Registration, Worker};
-use model::{Device, DeviceError, LoadError};
+use model::{Checkpoint, Device, DeviceError, LoadError, Model};
 use telemetry::admin::{self, Readiness};
 use telemetry::prometheus::registry::Registry;
 use tokio::net::TcpListener;
@@ -16,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use crate::catalogue::Catalogue;
+use crate::apart::{Effort, Unfinished, apart};
+use crate::catalogue::{Catalogue, Served};
 use crate::config::{BatchTokens, Config, InvalidConfig};
 use crate::device;
 use crate::engine::{Engine, Plan};
@@ -24,11 +25,14 @@ use crate::health::{Health, Identity, State};
 use crate::load::Load;
 use crate::memory;
 use crate::metrics::Metrics;
-use crate::models::{self, Facts, Opened, Place, StartError};
+use crate::models::{self, BuildError, Built, Opened, Place, StartError};
+use crate::pace::Target;
 use crate::register::Member;
 use crate::service::{self, Service};
+use crate::shelf::{Shelf, Sizes};
 use crate::shutdown::{Exit, Running};
 use crate::tokenise::Tokenisers;
+use crate::warm::Patience;
 
 /// Why the process ends otherwise than it should.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +81,7 @@ impl Failure {
             Self::Model(StartError::Load { .. }) => 65,
             Self::Bind { .. } => 69,
             Self::Model(StartError::Run { .. }) | Self::Ended(Exit::Broken(_) | Exit::Panicked) => 70,
-            Self::System(_) | Self::Model(StartError::Thread(_)) | Self::Ended(Exit::Socket(_)) => 71,
+            Self::System(_) | Self::Ended(Exit::Socket(_)) => 71,
             Self::Ended(Exit::Late) | Self::Hurried(_) => 1,
         }
     }
@@ -163,24 +167,23 @@ pub async fn launch(
 ) -> Result<Running, Failure> {
     let Sockets { public, admin } = sockets;
     let parts = parts(config, admin);
-    let place =
-        Place { device: config.device, precision: config.precision, batch_tokens: config.batch_tokens };
-    let (device, loaded) = device::Device::spawn("device", move || models::load(&opened, place))?;
-    let Facts { served, took, budgets, speed } = loaded.await.map_err(|_| Exit::Panicked)??;
-    let catalogue = Catalogue::new(served);
+    let threads = config.threads.get();
+    let device = device::Device::spawn("device", move || model::set_threads(threads))?;
     let plan = Plan {
         depth: depth(config.device),
         age: config.age,
-        budgets,
-        speed,
         load: parts.load.clone(),
         metrics: parts.metrics.clone(),
     };
-    let engine = Engine::spawn(plan, device.batches, device.reports, &parts.tasks);
+    let engine = Engine::spawn(plan, device.orders.clone(), device.reports, &parts.tasks);
+    let sizes = Sizes { batch_tokens: config.batch_tokens, target: target(config.device) };
+    let shelf = Shelf::new(device.orders, engine.clone(), sizes);
+    let (catalogue, loaded) = load(config, opened, &shelf).await?;
+    drop(shelf);
     let bound = public.local_addr()?.to_string();
     let address = config.advertise.clone().unwrap_or(bound);
     let boot_id = Uuid::new_v4().to_string();
-    let (state, health) = health(config, &catalogue, &boot_id, &parts);
+    let (state, health) = health(config, &loaded, &boot_id, &parts);
     let service = Service {
         catalogue: catalogue.clone(),
         tokenisers: Tokenisers::spawn(config.tokenizer_threads)?.0,
@@ -192,11 +195,11 @@ pub async fn launch(
     let stop = health.stop;
     let server = parts.tasks.spawn(service::serve(public, service, stop.clone()));
     let member = etcd.map(|etcd| {
-        let registration = registration(config, &catalogue, &took, (address, boot_id));
-        Member::join(etcd, registration, &catalogue, &parts.tasks)
+        let registration = registration(config, &loaded, (address, boot_id));
+        Member::join(etcd, registration, &parts.tasks)
     });
     parts.readiness.send_replace(Readiness::Ready);
-    tracing::info!(worker = %config.id, models = catalogue.iter().count(), "ready");
+    tracing::info!(worker = %config.id, models = catalogue.len(), "ready");
     let Parts { tasks, ended, readiness, .. } = parts;
     Ok(Running {
         state,
@@ -212,11 +215,83 @@ pub async fn launch(
     })
 }
 
+/// Loads and warms all of `opened`, in order; answers what is served, and how long each took.
+async fn load(
+    config: &Config,
+    opened: Vec<Opened>,
+    shelf: &Shelf<Model>,
+) -> Result<(Catalogue, Vec<(Arc<Served>, Duration)>), Failure> {
+    let catalogue = Catalogue::default();
+    let mut all = Vec::<(Arc<Served>, Duration)>::new();
+    for Opened { name, checkpoint } in opened {
+        let (served, took) = match all.iter().find(|(served, _)| *served.digest == *checkpoint.digest()) {
+            Some((served, took)) => (Served { name: name.as_str().into(), ..(**served).clone() }, *took),
+            None => load_one(config, &name, checkpoint, shelf).await?,
+        };
+        let served = Arc::new(served);
+        catalogue.add(served.clone());
+        all.push((served, took));
+    }
+    Ok((catalogue, all))
+}
+
+async fn load_one(
+    config: &Config,
+    name: &Name,
+    checkpoint: Checkpoint,
+    shelf: &Shelf<Model>,
+) -> Result<(Served, Duration), Failure> {
+    let start = Instant::now();
+    let place = Place { device: config.device, precision: config.precision };
+    let work = move || models::build(&checkpoint, place).map(|built| (built, checkpoint));
+    let built = apart("load", Effort::All(config.threads), work).await.map_err(|error| match error {
+        Unfinished::Thread(error) => Failure::System(error),
+        Unfinished::Panicked(_) => Failure::Ended(Exit::Panicked),
+    })?;
+    let (Built { resident, tokenizer, .. }, checkpoint) = built.map_err(|error| match error {
+        BuildError::Load(source) => StartError::Load { name: name.clone(), source },
+        BuildError::Run(source) => StartError::Run { name: name.clone(), source },
+    })?;
+    let card = checkpoint.card().clone();
+    let (digest, dtype) = (Arc::<str>::from(checkpoint.digest()), resident.encoder.dtype());
+    let warmth = shelf.put(&digest, resident, card.max_tokens, Patience::Ample).await;
+    let warmth = warmth.map_err(|source| StartError::Run { name: name.clone(), source })?;
+    let took = start.elapsed();
+    tracing::info!(
+        model = %name,
+        %digest,
+        architecture = card.architecture,
+        dimensions = card.dimensions,
+        window = card.max_tokens,
+        dtype,
+        batch_tokens = warmth.batch_tokens,
+        tokens_per_second = warmth.tokens_per_second.round(),
+        ?took,
+        "model is warm"
+    );
+    let served = Served {
+        name: name.as_str().into(),
+        index_space: checkpoint.index_space().to_owned(),
+        digest,
+        card,
+        dtype: dtype.to_owned(),
+        tokenizer: Arc::new(tokenizer),
+    };
+    Ok((served, took))
+}
+
 /// A CPU is given the freshest batch when it is free; a GPU would be done with it before it had the next.
 fn depth(device: Device) -> usize {
     match device {
         Device::Cpu => 1,
         Device::Cuda(_) => 2,
+    }
+}
+
+fn target(device: Device) -> Target {
+    match device {
+        Device::Cpu => Target::CPU,
+        Device::Cuda(_) => Target::CUDA,
     }
 }
 
@@ -238,11 +313,11 @@ fn parts(config: &Config, admin: TcpListener) -> Parts {
 
 fn health(
     config: &Config,
-    catalogue: &Catalogue,
+    served: &[(Arc<Served>, Duration)],
     boot_id: &str,
     parts: &Parts,
 ) -> (watch::Sender<State>, Health) {
-    let ready = catalogue.iter().map(|served| served.ready()).collect();
+    let ready = served.iter().map(|(served, _)| served.ready()).collect();
     let (state, told) = watch::channel(State { draining: false, ready });
     let identity = Identity {
         worker_id: config.id.to_string(),
@@ -260,11 +335,10 @@ fn health(
 
 fn registration(
     config: &Config,
-    catalogue: &Catalogue,
-    took: &[Duration],
+    served: &[(Arc<Served>, Duration)],
     (address, boot_id): (String, String),
 ) -> Registration {
-    let ready = catalogue.iter().zip(took).map(|(served, took)| {
+    let ready = served.iter().map(|(served, took)| {
         let name = |text: &str| Name::parse(text).expect("names and digests were names before");
         let load_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         let ready = Ready { boot_id: boot_id.clone(), load_ms, golden_cosine: None };

@@ -265,10 +265,9 @@ impl Tokens {
 
 impl Origin {
     fn parse(origin: Option<ShardOrigin>, catalogue: &Catalogue) -> Result<Self, CallError> {
-        let ShardOrigin { digest, caller, first_input, model: _ } =
-            origin.ok_or_else(|| missing("origin"))?;
-        let Some(served) = catalogue.find(&digest) else { return Err(CallError::NotLoaded(digest)) };
-        Ok(Self { served: served.clone(), caller: caller.into(), first: first_input as usize })
+        let ShardOrigin { digest, caller, first_input, model } = origin.ok_or_else(|| missing("origin"))?;
+        let served = catalogue.find(&model, &digest).ok_or(CallError::NotLoaded(digest))?;
+        Ok(Self { served, caller: caller.into(), first: first_input as usize })
     }
 }
 

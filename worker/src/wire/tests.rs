@@ -38,7 +38,10 @@ fn catalogue() -> Catalogue {
         dtype: "f32".into(),
         tokenizer: Arc::new(Unused),
     };
-    Catalogue::new([served("e", card(Kind::Embedder, 8)), served("c", card(Kind::CrossEncoder, 0))])
+    let catalogue = Catalogue::default();
+    catalogue.add(served("e", card(Kind::Embedder, 8)).into());
+    catalogue.add(served("c", card(Kind::CrossEncoder, 0)).into());
+    catalogue
 }
 
 fn origin(digest: &str) -> ShardOrigin {

@@ -30,6 +30,6 @@ async fn and_takes_no_more() {
 
     drop((stand.client, reports));
     stand.server.await.unwrap().unwrap();
-    drop(stand.engine);
+    drop((stand.engine, stand.shelf));
     assert_eq!(stand.device.await, Ok(Ok(())));
 }

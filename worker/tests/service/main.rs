@@ -11,6 +11,7 @@ mod a_worker_that_leaves_finishes_its_calls;
 mod answers_are_in_order_and_in_form;
 mod bad_requests_name_the_field;
 mod batches_are_formed_as_late_as_the_device_allows;
+mod checkpoints_come_and_go_between_batches;
 mod dead_work_is_never_run;
 mod health_is_told_at_once;
 mod interactive_calls_overtake_bulk;

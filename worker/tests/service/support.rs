@@ -3,9 +3,8 @@
 //! A text is words; `w12` is token 12, and some words make the device do as they say. The device answers with rows
 //! that tell what it read, notes every batch, and can be held up.
 
-use std::collections::HashMap;
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -26,18 +25,24 @@ use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 use worker::bisect::{Broken, Encode, EncodeError};
 use worker::catalogue::{Catalogue, Served};
-use worker::device::{Device, Loaded};
+use worker::config::BatchTokens;
+use worker::device::{Device, Resident};
 use worker::engine::{Engine, Plan};
 use worker::health::{Health, Identity, State};
 use worker::load::{Limits, Load};
 use worker::metrics::Metrics;
-use worker::pace::{Budget, Speed};
+use worker::pace::Target;
 use worker::service::{self, Service};
+use worker::shelf::{Shelf, Sizes, Warmth};
 use worker::tokenise::{Tokenise, Tokenisers};
+use worker::warm::Patience;
 
 /// Digests of the two checkpoints.
 pub(crate) const EMBEDDER: &str = "embedder";
 pub(crate) const CROSS_ENCODER: &str = "cross-encoder";
+
+/// A single run is all the warm-up that a checkpoint gets.
+const ONE_RUN: Target = Target { batch: Duration::ZERO, least: 1, most: 1 };
 
 /// Longest input, special tokens included.
 pub(crate) const WINDOW: usize = 40;
@@ -60,6 +65,8 @@ pub(crate) struct Control {
     traces: Mutex<Vec<String>>,
     /// Sequences that fit its memory; 0 for any number.
     room: AtomicUsize,
+    /// Whether it fails for good.
+    broken: AtomicBool,
 }
 
 impl Control {
@@ -82,6 +89,12 @@ impl Control {
         self.runs.lock().unwrap().clone()
     }
 
+    /// Notes from now on.
+    fn forget(&self) {
+        self.runs.lock().unwrap().clear();
+        self.traces.lock().unwrap().clear();
+    }
+
     pub(crate) fn traces(&self) -> Vec<String> {
         self.traces.lock().unwrap().clone()
     }
@@ -94,11 +107,13 @@ impl Control {
     }
 }
 
-struct Words(Arc<Control>, bool);
+/// A checkpoint: what to do with it from outside, and what it makes of a batch.
+#[derive(Debug)]
+pub(crate) struct Words(Arc<Control>, MakeRows);
 
 impl Encode for Words {
-    fn encode(&mut self, digest: &str, batch: &[&Sequence]) -> Result<Rows, EncodeError> {
-        let Self(control, broken) = self;
+    fn encode(&mut self, batch: &[&Sequence]) -> Result<Rows, EncodeError> {
+        let Self(control, rows) = self;
         let words: Vec<u32> = batch.iter().map(|sequence| sequence.ids[1]).collect();
         control.runs.lock().unwrap().push(words.clone());
         let mut metadata = MetadataMap::new();
@@ -106,8 +121,10 @@ impl Encode for Words {
         let trace = metadata.get("traceparent").map(|value| value.to_str().unwrap().to_owned());
         control.traces.lock().unwrap().extend(trace);
         drop(control.released.wait_while(control.held.lock().unwrap(), |held| *held).unwrap());
-        *broken |= words.contains(&BREAK);
-        if *broken || words.contains(&FAIL) {
+        if words.contains(&BREAK) {
+            control.broken.store(true, Ordering::Relaxed);
+        }
+        if control.broken.load(Ordering::Relaxed) || words.contains(&FAIL) {
             return Err(EncodeError::Failed("as told".into()));
         }
         assert!(!words.contains(&PANIC), "as told");
@@ -115,7 +132,7 @@ impl Encode for Words {
         if words.contains(&BIG) || (room > 0 && batch.len() > room) {
             return Err(EncodeError::OutOfMemory("as told".into()));
         }
-        Ok(if digest == EMBEDDER { vectors(batch) } else { logits(batch) })
+        Ok(rows(batch))
     }
 }
 
@@ -216,6 +233,8 @@ pub(crate) struct Stand {
     pub(crate) state: watch::Sender<State>,
     pub(crate) stop: CancellationToken,
     pub(crate) engine: Engine,
+    pub(crate) shelf: Shelf<Words>,
+    pub(crate) catalogue: Catalogue,
     pub(crate) server: JoinHandle<Result<(), tonic::transport::Error>>,
     pub(crate) device: tokio::sync::oneshot::Receiver<Result<(), Broken>>,
     pub(crate) address: String,
@@ -227,27 +246,28 @@ pub(crate) async fn start(options: Options) -> Stand {
     let load = Load::new(Limits { tokens: options.max_queued_tokens, wait: Duration::from_secs(60) });
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry, load.clone());
-    let encoder = Words(control.clone(), false);
-    let probes = [EMBEDDER, CROSS_ENCODER].map(|digest| (digest.into(), Sequence::single(vec![101, 7, 102])));
-    let loaded = move || Ok::<_, ()>(Loaded { encoder, probes: HashMap::from(probes), facts: () });
-    let (device, ready) = Device::spawn("device", loaded).unwrap();
-    ready.await.unwrap().unwrap();
-    let budget = Budget::fixed(options.batch_tokens);
+    let device = Device::<Words>::spawn("device", || {}).unwrap();
     let plan = Plan {
         depth: options.depth,
         age: Duration::from_secs(60),
-        budgets: [EMBEDDER, CROSS_ENCODER].map(|digest| (digest.into(), budget)).into(),
-        speed: Speed::new(1000.0),
         load: load.clone(),
         metrics: metrics.clone(),
     };
-    let engine = Engine::spawn(plan, device.batches, device.reports, &tasks);
+    let engine = Engine::spawn(plan, device.orders.clone(), device.reports, &tasks);
+    let batch_tokens = BatchTokens::Fixed(NonZeroUsize::new(options.batch_tokens).unwrap());
+    let shelf = Shelf::new(device.orders, engine.clone(), Sizes { batch_tokens, target: ONE_RUN });
+    let catalogue = Catalogue::default();
+    for (served, rows) in checkpoints() {
+        put(&shelf, &control, &served, rows).await.unwrap();
+        catalogue.add(served.into());
+    }
+    control.forget();
     let (state, told) = watch::channel(State::default());
     let stop = CancellationToken::new();
     let identity = Identity { worker_id: "w1".into(), boot_id: "b1".into(), device: "fake".into() };
     let health = Health { identity: Arc::new(identity), load: load.clone(), state: told, stop: stop.clone() };
     let service = Service {
-        catalogue: catalogue(),
+        catalogue: catalogue.clone(),
         tokenisers: Tokenisers::spawn(NonZeroUsize::MIN).unwrap().0,
         engine: engine.clone(),
         load: load.clone(),
@@ -258,11 +278,43 @@ pub(crate) async fn start(options: Options) -> Stand {
     let address = format!("http://{}", listener.local_addr().unwrap());
     let server = tasks.spawn(service::serve(listener, service, stop.clone()));
     let client = WorkerClient::connect(address.clone()).await.unwrap();
-    Stand { client, control, load, registry, state, stop, engine, server, device: device.ended, address }
+    Stand {
+        client,
+        control,
+        load,
+        registry,
+        state,
+        stop,
+        engine,
+        shelf,
+        catalogue,
+        server,
+        device: device.ended,
+        address,
+    }
 }
 
-fn catalogue() -> Catalogue {
-    let served = |digest: &str, kind, dimensions| Served {
+/// What a checkpoint makes of a batch.
+pub(crate) type MakeRows = fn(&[&Sequence]) -> Rows;
+
+/// Puts a checkpoint on the device.
+pub(crate) async fn put(
+    shelf: &Shelf<Words>,
+    control: &Arc<Control>,
+    served: &Served,
+    rows: MakeRows,
+) -> Result<Warmth, EncodeError> {
+    let probe = Sequence::single(vec![101, 7, 102]);
+    let resident = Resident { encoder: Words(control.clone(), rows), probe };
+    shelf.put(&served.digest, resident, WINDOW, Patience::Short).await
+}
+
+fn checkpoints() -> [(Served, MakeRows); 2] {
+    [(served(EMBEDDER, Kind::Embedder, 4), vectors), (served(CROSS_ENCODER, Kind::CrossEncoder, 0), logits)]
+}
+
+pub(crate) fn served(digest: &str, kind: Kind, dimensions: usize) -> Served {
+    Served {
         name: digest.into(),
         digest: digest.into(),
         index_space: format!("space of {digest}"),
@@ -278,8 +330,7 @@ fn catalogue() -> Catalogue {
         },
         dtype: "f32".into(),
         tokenizer: Arc::new(Splitter),
-    };
-    Catalogue::new([served(EMBEDDER, Kind::Embedder, 4), served(CROSS_ENCODER, Kind::CrossEncoder, 0)])
+    }
 }
 
 pub(crate) fn origin(digest: &str) -> ShardOrigin {

@@ -1,0 +1,132 @@
+//! The first batches of a checkpoint: they find out how fast it is, and pay for what only the first of a kind pays for.
+
+use std::time::Duration;
+
+use model::{Sequence, TokenizeError, Truncation};
+
+use crate::bisect::EncodeError;
+use crate::pace::Target;
+use crate::schedule;
+use crate::tokenise::Tokenise;
+
+/// What warm-up batches are made of; the words do not matter, and every tokenizer has tokens for them.
+const WORDS: &str = "the quick brown fox jumps over the lazy dog ";
+/// Tokens of a text in a warm-up batch, where the window has so many: a middling text.
+const TEXT_TOKENS: usize = 64;
+/// Texts of one batch after the other.
+const SIZES: [usize; 7] = [1, 4, 16, 64, 256, 1024, 4096];
+
+/// How long a warm-up batch may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// As long as a batch should: nobody waits for the device.
+    Ample,
+    /// An eighth of that: calls on other checkpoints run between them.
+    Short,
+}
+
+impl Patience {
+    /// A batch that takes this long is the last; the next would be four times as large.
+    fn enough(self, target: Target) -> Duration {
+        match self {
+            Self::Ample => target.batch / 4,
+            Self::Short => target.batch / 32,
+        }
+    }
+}
+
+/// A text that any checkpoint runs, of a middling length.
+///
+/// # Errors
+/// As the tokenizer's.
+pub fn probe(tokenizer: &dyn Tokenise) -> Result<Sequence, TokenizeError> {
+    let mut sequence = tokenizer.encode(&WORDS.repeat(TEXT_TOKENS / 8), Truncation::End)?;
+    sequence.ids.truncate(TEXT_TOKENS);
+    Ok(Sequence::single(sequence.ids))
+}
+
+/// Work per second of batches of texts of so many `tokens`, in tokens: each batch four times the last, until one takes
+/// long enough to say something. `run` runs so many texts and tells how long that took.
+///
+/// # Errors
+/// That of the first run. Where memory runs out, what is known by then has to do.
+pub async fn measure(
+    tokens: usize,
+    target: Target,
+    patience: Patience,
+    mut run: impl AsyncFnMut(usize) -> Result<Duration, EncodeError>,
+) -> Result<f64, EncodeError> {
+    let mut best = 0.0;
+    for texts in SIZES {
+        let work = texts * schedule::work(tokens);
+        let fast = match twice(target.batch, async || run(texts).await).await {
+            Ok(fast) => fast,
+            Err(EncodeError::OutOfMemory(_)) if best > 0.0 => break,
+            Err(error) => return Err(error),
+        };
+        #[allow(clippy::cast_precision_loss)] // A batch is small.
+        let rate = work as f64 / fast.as_secs_f64().max(1e-9);
+        best = f64::max(best, rate);
+        if fast >= patience.enough(target) || 4 * work > target.most {
+            break;
+        }
+    }
+    Ok(best)
+}
+
+/// The shorter time of two runs, for the first of its size pays for what the second finds ready; of one where that
+/// takes longer than a batch should.
+async fn twice(
+    limit: Duration,
+    mut run: impl AsyncFnMut() -> Result<Duration, EncodeError>,
+) -> Result<Duration, EncodeError> {
+    let first = run().await?;
+    if first > limit { Ok(first) } else { Ok(first.min(run().await?)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TARGET: Target = Target { batch: Duration::from_millis(100), least: 1, most: 1_000_000 };
+
+    /// The rate, and the sizes of the batches run, of a device that takes so long per token and has room for so many
+    /// texts.
+    async fn go(
+        per_token: Duration,
+        room: usize,
+        (target, patience): (Target, Patience),
+    ) -> (Result<f64, EncodeError>, Vec<usize>) {
+        let mut runs = Vec::new();
+        let rate = measure(10, target, patience, async |texts| {
+            runs.push(texts);
+            if texts > room {
+                return Err(EncodeError::OutOfMemory("as told".into()));
+            }
+            Ok(per_token * u32::try_from(10 * texts).unwrap())
+        });
+        let rate = rate.await;
+        (rate, runs)
+    }
+
+    #[tokio::test]
+    async fn batches_grow_until_one_takes_long_enough() {
+        let slow = Duration::from_micros(100);
+        let (rate, runs) = go(slow, 9999, (TARGET, Patience::Ample)).await;
+        assert!((rate.unwrap() / 10_000.0 - 1.0).abs() < 1e-6);
+        assert_eq!(runs, [1, 1, 4, 4, 16, 16, 64, 64]);
+        assert_eq!(go(slow, 9999, (TARGET, Patience::Short)).await.1, [1, 1, 4, 4]);
+        assert_eq!(go(Duration::from_millis(50), 9999, (TARGET, Patience::Short)).await.1, [1]);
+    }
+
+    #[tokio::test]
+    async fn batches_grow_no_further_than_memory_and_the_largest_budget() {
+        let target = Target { batch: Duration::from_secs(100), least: 1, most: 1_000 };
+        let ample = (target, Patience::Ample);
+        assert_eq!(go(Duration::ZERO, 9999, ample).await.1, [1, 1, 4, 4, 16, 16, 64, 64]);
+        let (rate, runs) = go(Duration::ZERO, 9, ample).await;
+        assert!(rate.is_ok());
+        assert_eq!(runs, [1, 1, 4, 4, 16]);
+        assert!(go(Duration::ZERO, 0, ample).await.0.is_err());
+    }
+}
