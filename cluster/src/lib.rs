@@ -59,6 +59,7 @@
 mod accept;
 mod backoff;
 mod claim;
+mod desired;
 mod directory;
 mod error;
 mod etcd;
@@ -77,6 +78,7 @@ mod view;
 pub use accept::{Verdict, accept};
 pub use backoff::Backoff;
 pub use claim::claim_alias;
+pub use desired::{Desired, Wish, desired};
 pub use directory::{Directory, Follow, Freshness, Pace, Sight, follow};
 pub use error::Error;
 pub use etcd::{Etcd, InvalidSettings, Settings};
