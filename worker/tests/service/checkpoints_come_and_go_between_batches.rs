@@ -41,10 +41,10 @@ async fn one_that_comes_waits_for_no_more_than_the_batch_that_runs() {
 
     stand.control.release();
     put_next(&stand, nines).await.unwrap();
-    assert_eq!(running.await.unwrap().unwrap()[1], 1.0);
-    assert_eq!(waiting.await.unwrap().unwrap()[1], 2.0);
+    assert_eq!(running.await.unwrap().unwrap()[1..2], [1.0]);
+    assert_eq!(waiting.await.unwrap().unwrap()[1..2], [2.0]);
     assert_eq!(stand.spawn(&tasks, embed_by(NEXT, &["w3"])).await.unwrap().unwrap(), [9.0; 4]);
-    assert_eq!(stand.spawn(&tasks, embed(&["w3"])).await.unwrap().unwrap()[1], 3.0);
+    assert_eq!(stand.spawn(&tasks, embed(&["w3"])).await.unwrap().unwrap()[1..2], [3.0]);
 }
 
 #[tokio::test]
@@ -82,5 +82,5 @@ async fn one_that_does_not_run_is_not_left_behind() {
     let failure = put_next(&stand, |_| panic!("as told")).await.unwrap_err();
     assert_eq!(failure.to_string(), "panicked: as told");
     assert!(stand.shelf.take(&NEXT.into()).await.is_none());
-    assert_eq!(stand.spawn(&tasks, embed(&["w1"])).await.unwrap().unwrap()[1], 1.0);
+    assert_eq!(stand.spawn(&tasks, embed(&["w1"])).await.unwrap().unwrap()[1..2], [1.0]);
 }
