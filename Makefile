@@ -8,7 +8,8 @@ SHELL := bash
 cache := $(or $(BEIGE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/beige)
 checks := $(cache)/python/checks/bin
 # The etcd layer meets two servers: the one on PATH, and one that is as new as can be had.
-etcd_tests = cargo test --locked -p cluster --test against_etcd
+# Most of what they do is wait.
+etcd_tests = cargo test --locked -p cluster --test against_etcd -- --test-threads=4
 with_current_etcd := BEIGE_TEST_ETCD=$(cache)/bin/etcd-current
 # Set-up says that there was nothing to do only to whoever asked for it.
 quiet := $(if $(filter setup,$(MAKECMDGOALS)),,--quiet)

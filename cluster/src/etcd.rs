@@ -124,10 +124,15 @@ impl Etcd {
             Ok(answer) => answer.map_err(|error| Error::of(call, error)),
             Err(late) => Err(Error::Unavailable { call, source: late.into() }),
         };
-        if let Err(Error::Unavailable { .. }) = outcome {
+        outcome.map_err(|error| self.blame(turn, error))
+    }
+
+    /// Takes note of what went wrong on the line of `turn`: where there was no answer, it is left.
+    pub(crate) fn blame(&self, turn: usize, error: Error) -> Error {
+        if let Error::Unavailable { .. } = error {
             self.hang_up(turn);
         }
-        outcome
+        error
     }
 
     /// Which line is in use, for [`left`](Self::left).

@@ -52,7 +52,7 @@ impl EtcdDirectory {
         };
         loop {
             let message = tokio::select! {
-                message = watch.stream.message() => message.map_err(|error| Error::of("watch the cluster", error))?,
+                message = watch.stream.message() => message,
                 () = self.etcd.left(watch.turn) => {
                     // A call has found the endpoint dead or its certificates outdated. The probes of a silent
                     // connection take longer to find out; what happened meanwhile is in the next list.
@@ -60,6 +60,8 @@ impl EtcdDirectory {
                     return Ok(());
                 }
             };
+            let message = message
+                .map_err(|error| self.etcd.blame(watch.turn, Error::of("watch the cluster", error)))?;
             let Some(message) = message else {
                 return Err(Error::WatchEnded { reason: "etcd closed it".into() });
             };

@@ -1,6 +1,6 @@
 //! Listing and watching: what is missed is listed, what is foreign is not seen.
 
-use cluster::{Directory, Error};
+use cluster::Directory;
 
 use super::*;
 
@@ -26,43 +26,6 @@ async fn a_list_sees_what_is_there_and_a_watch_what_comes_after() {
 }
 
 #[tokio::test]
-async fn a_compacted_history_is_an_error_and_then_a_list() {
-    let server = EtcdServer::start().await;
-    let etcd = connect(&server);
-    let mut directory = etcd.directory();
-    directory.list().await.unwrap();
-    let mut client = client(&server).await;
-    compact_away(&mut client).await;
-
-    let changed = time::timeout(PATIENCE, directory.changed()).await.expect("etcd says so");
-    assert!(
-        matches!(&changed, Err(Error::WatchEnded { reason }) if reason.contains("compacted")),
-        "{changed:?}"
-    );
-    directory.list().await.unwrap();
-    time::timeout(Duration::from_secs(1), directory.changed()).await.expect_err("nothing happened since");
-    let _member = join(&etcd, registration("w1", &["d1"]));
-    time::timeout(PATIENCE, directory.changed()).await.expect("there is news").unwrap();
-}
-
-#[tokio::test]
-async fn compactions_while_watching_lose_nobody() {
-    let server = EtcdServer::start().await;
-    let etcd = connect(&server);
-    let follower = watch_over(&etcd, |_| false);
-    let mut client = client(&server).await;
-    let mut members = Vec::new();
-    for i in 0..10 {
-        members.push(join(&etcd, registration(&format!("w{i}"), &["d1"])));
-        compact_away(&mut client).await;
-    }
-    until(follower.views.clone(), |view| view.workers.len() == 10).await;
-    members.truncate(3);
-    compact_away(&mut client).await;
-    follower.sees(&["w0", "w1", "w2"]).await;
-}
-
-#[tokio::test]
 async fn two_clusters_in_one_etcd_do_not_see_each_other() {
     let server = EtcdServer::start().await;
     let settings = |cluster| Settings { endpoints: vec![server.endpoint()], cluster: name(cluster) };
@@ -79,12 +42,4 @@ async fn two_clusters_in_one_etcd_do_not_see_each_other() {
     let (blue, blueish) = (watch_over(&blue, |_| true), watch_over(&blueish, |_| true));
     let (blue, blueish) = (blue.sees(&["w1"]).await, blueish.sees(&["w1", "w2"]).await);
     assert_eq!((blue.aliases["m"].digest.as_str(), blueish.aliases["m"].digest.as_str()), ("d1", "d2"));
-}
-
-/// Writes a little and forgets all history.
-async fn compact_away(client: &mut etcd_client::Client) {
-    client.put("/elsewhere", "x", None).await.unwrap();
-    let revision = client.put("/elsewhere", "y", None).await.unwrap().header().unwrap().revision();
-    let options = etcd_client::CompactionOptions::new().with_physical();
-    client.compact(revision, Some(options)).await.unwrap();
 }

@@ -2,14 +2,22 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../support/proxy.rs"]
+mod proxy;
 #[path = "../support/etcd.rs"]
 mod server;
 
 mod aliases;
+mod compaction;
 mod entries;
 mod following;
+mod leader_changes;
+mod lost_leases;
+mod members_down;
 mod outages;
 mod registration;
+mod silence;
+mod slow;
 mod versions;
 
 use std::sync::Arc;
@@ -19,6 +27,7 @@ use cluster::{
     Etcd, Follow, Membership, MembershipOptions, Name, Pace, Ready, Registration, Settings, Sight, View,
     Worker, WorkerId, follow,
 };
+use proxy::{Fault, Proxy};
 use server::EtcdServer;
 use tokio::sync::watch;
 use tokio::time;
@@ -134,4 +143,23 @@ fn note_fewest(mut views: watch::Receiver<Arc<View>>, stop: &CancellationToken) 
         }
     }));
     fewest
+}
+
+/// Which lease `key` is under.
+async fn lease_of(client: &mut etcd_client::Client, key: &str) -> i64 {
+    let found = client.get(key, None).await.unwrap();
+    found.kvs().first().unwrap_or_else(|| panic!("no {key}")).lease()
+}
+
+/// Notes whether `flag` was ever false, until `stop`.
+fn note_falls(mut flag: watch::Receiver<bool>, stop: &CancellationToken) -> watch::Receiver<bool> {
+    let (tell, fell) = watch::channel(!*flag.borrow());
+    let stop = stop.clone();
+    TaskTracker::new().spawn(stop.run_until_cancelled_owned(async move {
+        while flag.changed().await.is_ok() {
+            let fallen = !*flag.borrow_and_update();
+            tell.send_modify(|fell| *fell |= fallen);
+        }
+    }));
+    fell
 }

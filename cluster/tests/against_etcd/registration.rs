@@ -111,33 +111,6 @@ async fn more_checkpoints_than_one_transaction_holds_are_registered() {
 }
 
 #[tokio::test]
-async fn a_lost_lease_is_replaced_and_the_registration_written_again() {
-    let server = EtcdServer::start().await;
-    let etcd = connect(&server);
-    let membership = join_for(&etcd, registration("w1", &["d1"]), TTL);
-    let registered = membership.registered();
-    until(registered.clone(), |registered| *registered).await;
-    let follower = watch_over(&etcd, |_| false);
-    follower.sees(&["w1"]).await;
-
-    let mut client = client(&server).await;
-    let lost = lease_of(&mut client, "/beige/test/workers/w1").await;
-    client.lease_client().revoke(lost).await.unwrap();
-    follower.sees(&[]).await;
-    let view = follower.sees(&["w1"]).await;
-    assert_eq!(view.ready.values().next(), Some(&BTreeSet::from([id("w1")])));
-    let found = lease_of(&mut client, "/beige/test/workers/w1").await;
-    assert_ne!(found, lost);
-    until(registered, |registered| *registered).await;
-
-    // And when it is a write that finds the lease gone.
-    client.lease_client().revoke(found).await.unwrap();
-    membership.update(registration("w1", &["d2"]));
-    let digests = |view: &View| view.ready.keys().map(|(_, digest)| digest.clone()).collect::<Vec<_>>();
-    until(follower.views.clone(), |view| digests(view) == ["d2"]).await;
-}
-
-#[tokio::test]
 async fn keys_that_somebody_removed_come_back() {
     let server = EtcdServer::start().await;
     let etcd = connect(&server);
@@ -179,9 +152,4 @@ async fn a_registration_outlives_its_lease_time_and_stirs_nobody() {
 
 async fn revision(client: &mut etcd_client::Client) -> i64 {
     client.get("/", None).await.unwrap().header().unwrap().revision()
-}
-
-async fn lease_of(client: &mut etcd_client::Client, key: &str) -> i64 {
-    let found = client.get(key, None).await.unwrap();
-    found.kvs().first().unwrap_or_else(|| panic!("no {key}")).lease()
 }
