@@ -72,6 +72,12 @@ impl Ledger {
         self.outstanding.load(Ordering::Relaxed)
     }
 
+    /// Tokens that may be taken and not answered.
+    #[must_use]
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// Enters a call.
     ///
     /// # Errors

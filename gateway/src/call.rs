@@ -22,11 +22,13 @@ use crate::checkpoint::Digest;
 use crate::error::{CallError, Defect};
 use crate::estimate::{self, Estimates};
 use crate::fleet::Fleet;
+use crate::likeness::Likeness;
 use crate::metrics::Metrics;
 use crate::pool::Gossip;
 use crate::resolve::Pin;
 use crate::retry::{Budget, Patience};
 use crate::route;
+use crate::trial::Trials;
 use crate::wire::{Ask, Class, Limits};
 
 /// How often a stream looks whether there is room for its next request.
@@ -36,10 +38,13 @@ const SLACK: Duration = Duration::from_millis(100);
 
 /// What workers do for a request.
 pub trait Work: Ask + Sync {
+    /// Whether its calls tell how a checkpoint does. Those that never run the model do not.
+    const TRIED: bool;
+
     /// A worker's answer to a shard.
     type Part: Send;
     /// What the caller is sent.
-    type Answer: Send + 'static;
+    type Answer: Clone + Send + Sync + 'static;
 
     /// The weight of each input; one weight where the request is answered whole.
     fn weights(&self) -> Vec<u64>;
@@ -63,6 +68,16 @@ pub trait Work: Ask + Sync {
         pin: &Pin,
         parts: Vec<(Range<usize>, Self::Part)>,
     ) -> Result<Answered<Self::Answer>, Defect>;
+}
+
+/// Work that can be done twice, by two checkpoints, and the answers compared.
+pub trait Twice: Work {
+    /// The same request as a job, of `digest` and of all there is to compare.
+    #[must_use]
+    fn copy(self, digest: Digest) -> Self;
+
+    /// How alike the answers of two checkpoints are.
+    fn likeness(old: &Self::Answer, new: &Self::Answer) -> Likeness;
 }
 
 /// A shard on its way to a worker.
@@ -100,11 +115,24 @@ pub struct Answered<A> {
     pub texts: usize,
 }
 
+/// A call that was answered.
+#[derive(Debug)]
+pub struct Done<A> {
+    /// The answer.
+    pub answered: Answered<A>,
+    /// What it is of.
+    pub pin: Pin,
+    /// How long it took, from when its checkpoint was fixed.
+    pub took: Duration,
+}
+
 /// Who asks, and how long it waits.
 #[derive(Clone, Debug)]
 pub struct Caller {
     /// By what it is told from others: work is shared fairly between callers.
     pub name: String,
+    /// By what it is told from others while some of them try another checkpoint.
+    pub key: String,
     /// When an answer is of no use any more.
     pub due: Instant,
     /// What it wants of a busy cluster.
@@ -147,6 +175,8 @@ pub struct Dispatcher {
     pub metrics: Metrics,
     /// Checkpoints that calls and streams are on.
     pub busy: Arc<Busy>,
+    /// What is seen of checkpoints on trial.
+    pub trials: Trials,
     /// Where it is told what answers say of names.
     pub(crate) gossip: Gossip,
     pub(crate) budget: Budget,
@@ -163,8 +193,17 @@ impl Dispatcher {
         metrics: Metrics,
         gossip: Gossip,
     ) -> Self {
-        let (estimates, budget, busy) = (Estimates::default(), Budget::default(), Arc::default());
-        Self { limits, fleet, ledger, metrics, busy, gossip, budget, estimates }
+        Self {
+            limits,
+            fleet,
+            ledger,
+            metrics,
+            busy: Arc::default(),
+            trials: Trials::default(),
+            gossip,
+            budget: Budget::default(),
+            estimates: Estimates::default(),
+        }
     }
 
     /// The picture of the workers as it is now.
@@ -183,6 +222,20 @@ impl Dispatcher {
         pin: &Pin,
         caller: &Caller,
     ) -> Result<Answered<W::Answer>, CallError> {
+        let counted = W::TRIED.then(|| self.trials.watch(pin, caller.due));
+        let outcome = self.carry_out(work, pin, caller).await;
+        if let Some(counted) = counted {
+            counted.end(&outcome);
+        }
+        outcome
+    }
+
+    async fn carry_out<W: Work>(
+        &self,
+        work: &W,
+        pin: &Pin,
+        caller: &Caller,
+    ) -> Result<Answered<W::Answer>, CallError> {
         work.fits(&pin.card)?;
         let call = Call { work, pin, caller, costs: self.costs(work, pin) };
         let _entry = self.admit(&call).await?;
@@ -190,6 +243,12 @@ impl Dispatcher {
         let answered = work.merge(pin, parts)?;
         self.account(pin, &call.costs, answered.tokens);
         Ok(answered)
+    }
+
+    /// Whether there is more to do than leaves room for what nobody waits for.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.ledger.outstanding() > self.ledger.limit() / 4
     }
 
     /// Tokens that one stream may have outstanding.

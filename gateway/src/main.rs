@@ -86,7 +86,8 @@ async fn serve(config: &Config) -> Result<(), Failure> {
     tasks.spawn(cluster::follow(etcd.directory(), views, follow, ended.clone()));
 
     announce(listening, operators)?;
-    let ends = Ends { public, admin, sources: Sources { views: viewed, sight }, fleet: picture };
+    let (record, _said) = watch::channel(cluster::Gateway::default());
+    let ends = Ends { public, admin, sources: Sources { views: viewed, sight }, fleet: picture, record };
     let stop = CancellationToken::new();
     let told = async {
         let signal = signals.leave().await;

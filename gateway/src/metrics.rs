@@ -30,6 +30,7 @@ pub struct Metrics {
     retries: Family<[Label; 1], Counter>,
     refused: Family<[Label; 1], Counter>,
     restarted: Family<[Named; 1], Counter>,
+    shadowed: Family<[Label; 1], Counter>,
 }
 
 impl Metrics {
@@ -43,6 +44,7 @@ impl Metrics {
             retries: Family::default(),
             refused: Family::default(),
             restarted: Family::default(),
+            shadowed: Family::default(),
         };
         let registry = registry.sub_registry_with_prefix("beige_gateway");
         registry.register("requests", "Calls answered, by method and code", metrics.requests.clone());
@@ -57,7 +59,14 @@ impl Metrics {
         registry.register("refused", "Calls refused for want of room or time", metrics.refused.clone());
         let help = "Calls begun anew because their checkpoint was retired before they were answered";
         registry.register("restarts", help, metrics.restarted.clone());
+        let help = "Copies of calls for a checkpoint on trial, by what became of them";
+        registry.register("shadows", help, metrics.shadowed.clone());
         metrics
+    }
+
+    /// Counts a copy of a call.
+    pub fn shadowed(&self, result: &'static str) {
+        self.shadowed.get_or_create(&[("result", result)]).inc();
     }
 
     /// Counts a call that begins anew on another checkpoint than `pin`.

@@ -14,7 +14,7 @@ use tokio::time::{self, Instant};
 use tracing::Span;
 
 use crate::busy::Hold;
-use crate::call::{Answered, Call, Caller, Dispatcher, Work};
+use crate::call::{Call, Caller, Dispatcher, Done, Work};
 use crate::error::{CallError, NotServed};
 use crate::fleet::Fleet;
 use crate::resolve::{self, Pin};
@@ -44,7 +44,7 @@ impl Dispatcher {
         let mut fleet = self.fleet.clone();
         loop {
             let seen = fleet.borrow_and_update().clone();
-            match resolve::resolve(&seen, terms) {
+            match resolve::resolve(&seen, terms, &caller.key) {
                 Ok(pin) => match self.take(&seen, pin) {
                     Some(pinned) => return Ok(pinned),
                     None => continue,
@@ -79,12 +79,12 @@ impl Dispatcher {
     /// Whether who asks for the same as `call` is to be told another checkpoint now, or that there is none. A stream
     /// asks for the checkpoint of its first answer.
     pub(crate) fn is_overtaken<W: Work>(&self, call: &Call<'_, W>) -> bool {
-        let (fleet, terms) = (self.fleet(), call.work.terms());
+        let (fleet, terms, key) = (self.fleet(), call.work.terms(), &call.caller.key);
         match call.caller.patience {
-            Patience::Refuse => resolve::is_overtaken(&fleet, terms, call.pin),
+            Patience::Refuse => resolve::is_overtaken(&fleet, terms, key, call.pin),
             Patience::Wait => {
                 let terms = Terms { digest: Some(call.pin.digest.clone()), ..terms.clone() };
-                resolve::is_overtaken(&fleet, &terms, call.pin)
+                resolve::is_overtaken(&fleet, &terms, key, call.pin)
             }
         }
     }
@@ -103,7 +103,7 @@ impl Dispatcher {
     ///
     /// # Errors
     /// By what the caller can do; see [`CallError`].
-    pub async fn answer<W: Work>(&self, work: &W, caller: &Caller) -> Result<Answered<W::Answer>, CallError> {
+    pub async fn answer<W: Work>(&self, work: &W, caller: &Caller) -> Result<Done<W::Answer>, CallError> {
         let mut starts = 0;
         loop {
             starts += 1;
@@ -111,11 +111,12 @@ impl Dispatcher {
             if starts > 1 {
                 self.metrics.restarted(&pin);
             }
+            let began = Instant::now();
             match self.run(work, &pin, caller).await {
                 Err(CallError::NotServed(NotServed::Retired { .. })) if starts < MOST_STARTS => {
                     tracing::debug!(model = %pin.model, digest = %pin.digest, "retired under a call");
                 }
-                outcome => return outcome,
+                outcome => return Ok(Done { answered: outcome?, pin, took: began.elapsed() }),
             }
         }
     }

@@ -6,9 +6,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cluster::Name;
+use cluster::{Alias, Name, Shadow};
 use proto::v1;
 
+use crate::canary;
 use crate::checkpoint::{Card, Digest};
 use crate::error::{CallError, NotServed, Unreachable};
 use crate::fleet::Fleet;
@@ -30,6 +31,26 @@ pub struct Pin {
     pub epoch: u64,
     /// What the checkpoint is.
     pub card: Arc<Card>,
+    /// What it is to a trial that is under way.
+    pub part: Option<Part>,
+}
+
+/// What a call is to a trial.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The swap that is on trial.
+    pub swap_id: String,
+    /// Which checkpoint the call is on.
+    pub side: Side,
+}
+
+/// The checkpoint of a call while another one is on trial.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The one that the name means; some such calls are tried on the other one, too.
+    Old(Option<Shadow>),
+    /// The one on trial.
+    New,
 }
 
 impl Pin {
@@ -66,12 +87,12 @@ impl Pin {
     }
 }
 
-/// The checkpoint that `terms` mean now.
+/// The checkpoint that `terms` mean now to the caller who is told from others by `key`.
 ///
 /// # Errors
 /// `UnknownModel`, `NotServed` where the caller insists on what is not to be had, `Unreachable` where all that is
 /// missing is a worker.
-pub fn resolve(fleet: &Fleet, terms: &Terms) -> Result<Pin, CallError> {
+pub fn resolve(fleet: &Fleet, terms: &Terms, key: &str) -> Result<Pin, CallError> {
     let Terms { model, digest, require, min_epoch, class: _ } = terms;
     let Some(aliases) = fleet.aliases() else {
         return Err(unreachable("this gateway has not seen the cluster yet"));
@@ -85,21 +106,43 @@ pub fn resolve(fleet: &Fleet, terms: &Terms) -> Result<Pin, CallError> {
     let current = Digest::from(alias.digest.as_str());
     let digest = match digest {
         Some(digest) if *digest != current => other(fleet, model, digest)?,
-        Some(_) | None => current,
+        Some(_) => current,
+        None => canary(fleet, alias, terms, key).unwrap_or(current),
     };
     meets(model, &digest, require.as_ref())?;
     let Some(known) = fleet.checkpoint(&digest) else {
         return Err(unreachable(&format!("no worker with model {model} can be reached")));
     };
     compares(model, &known.card, require.as_ref())?;
-    Ok(Pin { model: model.clone(), digest, epoch: alias.epoch, card: Arc::clone(&known.card) })
+    let part = part(alias, terms, &digest);
+    Ok(Pin { model: model.clone(), digest, epoch: alias.epoch, card: Arc::clone(&known.card), part })
+}
+
+/// The checkpoint on trial, for a caller that tries it. One that insists on what it is not, and everybody where no
+/// worker has it any more, is answered as if there were no trial.
+fn canary(fleet: &Fleet, alias: &Alias, terms: &Terms, key: &str) -> Option<Digest> {
+    let canary = alias.canary.as_ref().filter(|canary| canary::takes(canary, key))?;
+    let digest = Digest::from(canary.digest.as_str());
+    let known = fleet.checkpoint(&digest).filter(|known| !known.ready.is_empty())?;
+    meets(&terms.model, &digest, terms.require.as_ref()).ok()?;
+    compares(&terms.model, &known.card, terms.require.as_ref()).ok()?;
+    Some(digest)
+}
+
+/// What a call on `digest` is to a trial. Who named the checkpoint is part of none.
+fn part(alias: &Alias, terms: &Terms, digest: &Digest) -> Option<Part> {
+    let under_way = alias.canary.is_some() || alias.shadow.is_some();
+    let swap_id = alias.swap_id.clone().filter(|_| under_way && terms.digest.is_none())?;
+    let old = digest.as_str() == alias.digest;
+    let side = if old { Side::Old(alias.shadow.clone()) } else { Side::New };
+    Some(Part { swap_id, side })
 }
 
 /// Whether what was pinned is to be had no more, and never will be: who asks for the same now is told another
 /// checkpoint, or that this one is gone.
 #[must_use]
-pub fn is_overtaken(fleet: &Fleet, terms: &Terms, pin: &Pin) -> bool {
-    match resolve(fleet, terms) {
+pub fn is_overtaken(fleet: &Fleet, terms: &Terms, key: &str, pin: &Pin) -> bool {
+    match resolve(fleet, terms, key) {
         Ok(now) => now.digest != pin.digest,
         Err(error) => matches!(error, CallError::NotServed(_)),
     }
@@ -145,6 +188,7 @@ pub fn unreachable(what: &str) -> CallError {
 
 #[cfg(test)]
 mod tests {
+    use cluster::Canary;
     use tonic::{Code, Status};
 
     use super::*;
@@ -179,12 +223,12 @@ mod tests {
 
     #[track_caller]
     fn check(terms: &Terms, expected: Result<(&str, u64), Code>) {
-        let found = resolve(&fleet(), terms);
+        let found = resolve(&fleet(), terms, "anybody");
         let found = found.as_ref().map(|pin| (pin.digest.as_str(), pin.epoch));
         match (found, expected) {
             (Ok(found), Ok(expected)) => assert_eq!(found, expected),
             (Err(_), Err(code)) => {
-                let error = resolve(&fleet(), terms).unwrap_err();
+                let error = resolve(&fleet(), terms, "anybody").unwrap_err();
                 assert_eq!(Status::from(error).code(), code);
             }
             (found, expected) => panic!("{found:?} is not {expected:?}"),
@@ -227,8 +271,9 @@ mod tests {
     async fn a_pin_is_overtaken_where_the_same_terms_mean_something_else() {
         #[track_caller]
         fn check(terms: &Terms, digest: &str, expected: bool) {
-            let pin = Pin { digest: Digest::from(digest), ..resolve(&fleet(), &self::terms("m")).unwrap() };
-            assert_eq!(is_overtaken(&fleet(), terms, &pin), expected, "{terms:?} {digest}");
+            let pin = resolve(&fleet(), &self::terms("m"), "anybody").unwrap();
+            let pin = Pin { digest: Digest::from(digest), ..pin };
+            assert_eq!(is_overtaken(&fleet(), terms, "anybody", &pin), expected, "{terms:?} {digest}");
         }
         check(&terms("m"), "d", false);
         check(&terms("m"), "c", true);
@@ -238,15 +283,58 @@ mod tests {
         check(&terms("gone"), "c", false);
     }
 
+    /// `m` means `d`, and a part of the callers try `e`, which is of another space and has `workers`.
+    fn on_trial(per_mille: u32, workers: usize) -> Fleet {
+        let mut aliases = view(&[("m", "d", 3)]).aliases;
+        let alias = aliases.get_mut("m").unwrap();
+        alias.swap_id = Some("s".into());
+        alias.canary = Some(Canary { digest: "e".into(), per_mille, salt: "salt".into() });
+        alias.shadow = Some(Shadow { digest: "e".into(), per_mille: 7 });
+        let mut trying = ready("m", "e");
+        trying.checkpoint.as_mut().unwrap().index_space = "new".into();
+        let old = member("w0", Standing::Serving, vec![ready("m", "d")]);
+        let new = |i| member(&format!("w{i}"), Standing::Serving, vec![trying.clone()]);
+        Fleet::new(Some(&aliases), std::iter::once(old).chain((1..=workers).map(new)).collect())
+    }
+
+    #[tokio::test]
+    async fn a_part_of_the_callers_try_the_new_checkpoint() {
+        let fleet = on_trial(10, 1);
+        let of = |key: &str| resolve(&fleet, &terms("m"), key).unwrap();
+        let (old, new) = (of("caller 0"), of("caller 31"));
+        let shadow = Shadow { digest: "e".into(), per_mille: 7 };
+        assert_eq!((old.digest.as_str(), old.epoch), ("d", 3));
+        assert_eq!(old.part, Some(Part { swap_id: "s".into(), side: Side::Old(Some(shadow)) }));
+        assert_eq!((new.digest.as_str(), new.epoch), ("e", 3));
+        assert_eq!(new.part, Some(Part { swap_id: "s".into(), side: Side::New }));
+    }
+
+    #[tokio::test]
+    async fn who_cannot_be_answered_by_it_does_not_try_it() {
+        #[track_caller]
+        fn check(fleet: &Fleet, terms: &Terms, expected: &str) {
+            assert_eq!(resolve(fleet, terms, "caller 31").unwrap().digest.as_str(), expected, "{terms:?}");
+        }
+        let fleet = on_trial(1000, 1);
+        let space = |space: &str| requiring(Require::IndexSpace(space.to_owned()));
+        check(&fleet, &terms("m"), "e");
+        check(&fleet, &at("m", "d"), "d");
+        check(&fleet, &requiring(Require::Digest(Digest::from("d"))), "d");
+        check(&fleet, &space("space of m"), "d");
+        check(&fleet, &space("new"), "e");
+        check(&on_trial(1000, 0), &terms("m"), "d");
+        assert_eq!(resolve(&fleet, &at("m", "e"), "caller 31").unwrap().part, None);
+    }
+
     #[tokio::test]
     async fn before_the_cluster_was_seen_nothing_is_unknown() {
-        let error = resolve(&Fleet::new(None, Vec::new()), &terms("m")).unwrap_err();
+        let error = resolve(&Fleet::new(None, Vec::new()), &terms("m"), "anybody").unwrap_err();
         assert_eq!(Status::from(error).code(), Code::Unavailable);
     }
 
     #[tokio::test]
     async fn a_stream_stays_on_its_checkpoint() {
-        let pin = resolve(&fleet(), &terms("m")).unwrap();
+        let pin = resolve(&fleet(), &terms("m"), "anybody").unwrap();
         let space = |space: &str| requiring(Require::IndexSpace(space.to_owned()));
         for covered in [terms("m"), at("m", "d"), space("space of m")] {
             assert_eq!(pin.covers(&covered), Ok(()), "{covered:?}");

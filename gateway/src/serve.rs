@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cluster::Gateway;
 use proto::v1;
 use telemetry::admin::{self, Readiness};
 use telemetry::prometheus::registry::Registry;
@@ -25,6 +26,7 @@ use crate::edge::{Edge, EdgeLayer};
 use crate::fleet::Fleet;
 use crate::metrics::{Metrics, Readings};
 use crate::pool::{self, Gossip, Sources};
+use crate::presence;
 use crate::service::Service;
 use crate::standing;
 
@@ -57,6 +59,8 @@ pub struct Ends {
     pub sources: Sources,
     /// Where the picture of the workers is kept.
     pub fleet: watch::Sender<Arc<Fleet>>,
+    /// Where it is kept what the gateway says of itself to the cluster.
+    pub record: watch::Sender<Gateway>,
 }
 
 /// Why a gateway ended otherwise than it should.
@@ -78,7 +82,7 @@ pub enum Exit {
 /// # Errors
 /// See [`Exit`].
 pub async fn run(ends: Ends, serving: Serving, stop: CancellationToken) -> Result<(), Exit> {
-    let Ends { public, admin, sources, fleet: picture } = ends;
+    let Ends { public, admin, sources, fleet: picture, record } = ends;
     let (steps, ended, tasks) = (Steps::default(), CancellationToken::new(), TaskTracker::new());
     let fleet = picture.subscribe();
     let ledger = Arc::new(Ledger::new(serving.max_queued_tokens));
@@ -100,8 +104,9 @@ pub async fn run(ends: Ends, serving: Serving, stop: CancellationToken) -> Resul
         }
     });
 
-    let dispatcher = Dispatcher::new(serving.limits, fleet, ledger, metrics.clone(), gossip);
-    let service = Service::new(Arc::new(dispatcher), tasks.clone());
+    let dispatcher = Arc::new(Dispatcher::new(serving.limits, fleet, ledger, metrics.clone(), gossip));
+    tasks.spawn(presence::tell(Arc::clone(&dispatcher), record, ended.clone()));
+    let service = Service::new(dispatcher, tasks.clone(), ended.clone());
     let edge = Edge { metrics, default_deadline: serving.default_deadline, steps: steps.clone() };
     let served = accept(public, router(service, health, edge, &serving)?, &steps, (&stop, &serving)).await;
 

@@ -5,15 +5,18 @@ use std::sync::Arc;
 use http::Extensions;
 use proto::v1;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::metadata::MetadataMap;
 use tonic::transport::server::TcpConnectInfo;
 use tonic::{Request, Response, Status};
 use tracing::Span;
 
-use crate::call::{Answered, Caller, Dispatcher, Work};
+use crate::call::{Answered, Caller, Dispatcher, Done, Twice, Work};
 use crate::deadline::Deadline;
 use crate::retry::Patience;
+use crate::shadow::Shadows;
+use crate::wire::{Fault, InvalidRequest};
 
 mod cluster;
 mod embeddings;
@@ -22,33 +25,56 @@ mod reranking;
 mod stream;
 mod tokens;
 
+/// With what callers that share an address or a key tell themselves apart.
+const CALLER: &str = "beige-caller";
+const CALLER_BYTES: usize = 256;
+
 /// Implements every service of `beige.v1`. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Service {
     dispatcher: Arc<Dispatcher>,
     /// Tasks of open streams.
     streams: TaskTracker,
+    shadows: Shadows,
 }
 
 impl Service {
-    /// The services over `dispatcher`; open streams are tasks of `streams`.
+    /// The services over `dispatcher`; open streams are tasks of `streams`, and so is what goes on without a caller,
+    /// until `stop`.
     #[must_use]
-    pub fn new(dispatcher: Arc<Dispatcher>, streams: TaskTracker) -> Self {
-        Self { dispatcher, streams }
+    pub fn new(dispatcher: Arc<Dispatcher>, streams: TaskTracker, stop: CancellationToken) -> Self {
+        let shadows = Shadows::new(streams.clone(), stop);
+        Self { dispatcher, streams, shadows }
     }
 
     /// Answers one request.
     async fn call<W: Work>(&self, request: Request<W::Wire>) -> Result<Response<W::Answer>, Status> {
-        let (_, extensions, wire) = request.into_parts();
+        let (_, done) = self.answer::<W>(request).await?;
+        Ok(respond(done.answered))
+    }
+
+    /// Answers one request, and may have it done again by a checkpoint on trial.
+    async fn try_twice<W>(&self, request: Request<W::Wire>) -> Result<Response<W::Answer>, Status>
+    where
+        W: Twice + Send + 'static,
+    {
+        let (work, done) = self.answer::<W>(request).await?;
+        self.shadows.offer(&self.dispatcher, work, &done);
+        Ok(respond(done.answered))
+    }
+
+    async fn answer<W: Work>(&self, request: Request<W::Wire>) -> Result<(W, Done<W::Answer>), Status> {
+        let (metadata, extensions, wire) = request.into_parts();
         let work = W::parse(wire, &self.dispatcher.limits)?;
         let caller = Caller {
             name: caller(&extensions),
+            key: key(&metadata, &extensions)?,
             due: deadline(&extensions).of_answer(Instant::now()),
             patience: Patience::Refuse,
         };
-        let answered = self.dispatcher.answer(&work, &caller).await?;
-        Span::current().record("texts", answered.texts).record("tokens", answered.tokens);
-        Ok(respond(answered))
+        let done = self.dispatcher.answer(&work, &caller).await?;
+        Span::current().record("texts", done.answered.texts).record("tokens", done.answered.tokens);
+        Ok((work, done))
     }
 }
 
@@ -56,6 +82,19 @@ impl Service {
 fn caller(extensions: &Extensions) -> String {
     let address = extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
     address.map(|address| address.ip().to_string()).unwrap_or_default()
+}
+
+/// By what callers are told apart who try another checkpoint: by what they say they are, or else as they always are.
+///
+/// # Errors
+/// Where what they say is too long, or no text.
+fn key(metadata: &MetadataMap, extensions: &Extensions) -> Result<String, InvalidRequest> {
+    let Some(said) = metadata.get(CALLER) else { return Ok(caller(extensions)) };
+    let text = said.to_str().ok().filter(|text| (1..=CALLER_BYTES).contains(&text.len()));
+    text.map(str::to_owned).ok_or_else(|| InvalidRequest {
+        field: CALLER.to_owned(),
+        fault: Fault::Malformed(format!("it is not from 1 to {CALLER_BYTES} visible ASCII characters")),
+    })
 }
 
 fn deadline(extensions: &Extensions) -> Deadline {

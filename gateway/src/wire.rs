@@ -345,6 +345,12 @@ pub fn model_name(wire: v1::GetModelRequest) -> Result<Name, InvalidRequest> {
 }
 
 impl Terms {
+    /// The terms of a job that does the same on `digest`.
+    #[must_use]
+    pub fn copy(self, digest: Digest) -> Self {
+        Self { model: self.model, digest: Some(digest), require: None, min_epoch: 0, class: Class::Bulk }
+    }
+
     fn parse(model: &str, require: Option<v1::Require>, priority: i32) -> Result<Self, InvalidRequest> {
         let (name, digest) = match model.rsplit_once('@') {
             None => (model, None),

@@ -11,14 +11,18 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Service;
-use crate::call::{Answered, Order, Work};
+use crate::call::{Answered, Order, Twice, Work};
+use crate::checkpoint::Digest;
 use crate::error::Defect;
 use crate::estimate::weigh;
+use crate::likeness::{self, Likeness};
 use crate::merge::{self, Embedded};
 use crate::resolve::Pin;
 use crate::wire::EmbedJob;
 
 impl Work for EmbedJob {
+    const TRIED: bool = true;
+
     type Part = EmbedShardResult;
     type Answer = v1::EmbedResponse;
 
@@ -61,10 +65,29 @@ impl Work for EmbedJob {
     }
 }
 
+impl Twice for EmbedJob {
+    fn copy(self, digest: Digest) -> Self {
+        let Self { terms, inputs, form } = self;
+        Self {
+            terms: terms.copy(digest),
+            inputs,
+            form: v1::EmbedRequest { priority: v1::Priority::Bulk.into(), ..form },
+        }
+    }
+
+    fn likeness(old: &v1::EmbedResponse, new: &v1::EmbedResponse) -> Likeness {
+        let cosines = match (&old.dense, &new.dense) {
+            (Some(old), Some(new)) => likeness::cosines(old, new),
+            (_, _) => Vec::new(),
+        };
+        Likeness { cosines, rank_correlation: None }
+    }
+}
+
 #[tonic::async_trait]
 impl Embeddings for Service {
     async fn embed(&self, request: Request<v1::EmbedRequest>) -> Result<Response<v1::EmbedResponse>, Status> {
-        self.call::<EmbedJob>(request).await
+        self.try_twice::<EmbedJob>(request).await
     }
 
     type EmbedStreamStream = ReceiverStream<Result<v1::EmbedResponse, Status>>;

@@ -11,14 +11,18 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Service;
-use crate::call::{Answered, Order, Work};
+use crate::call::{Answered, Order, Twice, Work};
+use crate::checkpoint::Digest;
 use crate::error::Defect;
 use crate::estimate::weigh;
+use crate::likeness::{self, Likeness};
 use crate::merge::{self, Ranked};
 use crate::resolve::Pin;
 use crate::wire::RerankJob;
 
 impl Work for RerankJob {
+    const TRIED: bool = true;
+
     type Part = RerankShardResult;
     type Answer = v1::RerankResponse;
 
@@ -64,13 +68,26 @@ impl Work for RerankJob {
     }
 }
 
+impl Twice for RerankJob {
+    fn copy(self, digest: Digest) -> Self {
+        let Self { terms, documents, top_n: _, form } = self;
+        let form = v1::RerankRequest { priority: v1::Priority::Bulk.into(), ..form };
+        Self { terms: terms.copy(digest), documents, top_n: None, form }
+    }
+
+    fn likeness(old: &v1::RerankResponse, new: &v1::RerankResponse) -> Likeness {
+        let rank_correlation = likeness::rank_correlation(&old.rankings, &new.rankings);
+        Likeness { cosines: Vec::new(), rank_correlation }
+    }
+}
+
 #[tonic::async_trait]
 impl Reranking for Service {
     async fn rerank(
         &self,
         request: Request<v1::RerankRequest>,
     ) -> Result<Response<v1::RerankResponse>, Status> {
-        self.call::<RerankJob>(request).await
+        self.try_twice::<RerankJob>(request).await
     }
 
     type RerankStreamStream = ReceiverStream<Result<v1::RerankResponse, Status>>;

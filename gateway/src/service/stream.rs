@@ -16,14 +16,16 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming};
 use tracing::{Instrument as _, Span};
 
-use super::{Service, caller, deadline};
-use crate::call::{Answered, Caller, Dispatcher, Work};
+use super::{Service, caller, deadline, key};
+use crate::call::{Answered, Caller, Dispatcher, Done, Twice, Work};
 use crate::deadline::Deadline;
 use crate::error::CallError;
 use crate::pinning::Pinned;
 use crate::resolve::Pin;
 use crate::retry::Patience;
+use crate::shadow::Shadows;
 use crate::status::canonical;
+use crate::wire::InvalidRequest;
 
 /// Requests of a stream that are read and whose answers are not yet taken.
 const WINDOW: usize = 16;
@@ -35,14 +37,16 @@ impl Service {
         request: Request<Streaming<W::Wire>>,
     ) -> ReceiverStream<Result<W::Answer, Status>>
     where
-        W: Work + Send + 'static,
+        W: Twice + Send + 'static,
     {
         // Room for one: what is in the window waits in the window.
         let (answers, taken) = mpsc::channel(1);
-        let (_, extensions, requests) = request.into_parts();
+        let (metadata, extensions, requests) = request.into_parts();
         let source = Source {
             dispatcher: Arc::clone(&self.dispatcher),
+            shadows: self.shadows.clone(),
             name: caller(&extensions),
+            key: key(&metadata, &extensions),
             deadline: deadline(&extensions),
             pinned: None,
         };
@@ -54,7 +58,10 @@ impl Service {
 /// Makes answers of requests.
 struct Source {
     dispatcher: Arc<Dispatcher>,
+    shadows: Shadows,
     name: String,
+    /// Or what is wrong with what the caller says it is.
+    key: Result<String, InvalidRequest>,
     deadline: Deadline,
     /// What the first request fixed.
     pinned: Option<Pinned>,
@@ -70,11 +77,12 @@ impl Source {
     /// Begins to answer `wire`; answers the estimated tokens it holds meanwhile, too.
     async fn begin<W>(&mut self, wire: W::Wire) -> Result<Begun<W::Answer>, CallError>
     where
-        W: Work + Send + 'static,
+        W: Twice + Send + 'static,
     {
         let work = W::parse(wire, &self.dispatcher.limits)?;
         let due = self.deadline.of_answer(Instant::now());
-        let caller = Caller { name: self.name.clone(), due, patience: Patience::Wait };
+        let (name, key) = (self.name.clone(), self.key.clone()?);
+        let caller = Caller { name, key, due, patience: Patience::Wait };
         let pinned = match &self.pinned {
             Some(pinned) => {
                 pinned.pin.covers(work.terms())?;
@@ -83,8 +91,16 @@ impl Source {
             None => self.pinned.insert(self.dispatcher.pin(work.terms(), &caller).await?).clone(),
         };
         let tokens = self.dispatcher.estimate(&work, &pinned.pin);
-        let dispatcher = Arc::clone(&self.dispatcher);
-        Ok((tokens, async move { (tokens, answer(&dispatcher, &work, &pinned.pin, &caller).await) }.boxed()))
+        let (dispatcher, shadows) = (Arc::clone(&self.dispatcher), self.shadows.clone());
+        let answered = async move {
+            let done = answer(&dispatcher, &work, &pinned.pin, &caller).await;
+            let answered = done.map(|done| {
+                shadows.offer(&dispatcher, work, &done);
+                done.answered
+            });
+            (tokens, answered)
+        };
+        Ok((tokens, answered.boxed()))
     }
 
     /// Tokens that may be outstanding before another request is read.
@@ -98,9 +114,11 @@ async fn answer<W: Work>(
     work: &W,
     pin: &Pin,
     caller: &Caller,
-) -> Result<Answered<W::Answer>, Status> {
+) -> Result<Done<W::Answer>, Status> {
+    let began = Instant::now();
     let answered = time::timeout_at(caller.due, dispatcher.run(work, pin, caller)).await;
-    Ok(answered.map_err(|_late| CallError::Deadline)??)
+    let answered = answered.map_err(|_late| CallError::Deadline)??;
+    Ok(Done { answered, pin: pin.clone(), took: began.elapsed() })
 }
 
 /// Reads, answers and sends until either end is done. A request that cannot be answered ends the stream, after the
@@ -110,7 +128,7 @@ async fn flow<W>(
     mut requests: Streaming<W::Wire>,
     answers: mpsc::Sender<Result<W::Answer, Status>>,
 ) where
-    W: Work + Send + 'static,
+    W: Twice + Send + 'static,
 {
     let mut running: FuturesOrdered<BoxFuture<'static, Item<W::Answer>>> = FuturesOrdered::new();
     let mut done: VecDeque<Result<W::Answer, Status>> = VecDeque::new();
@@ -161,7 +179,7 @@ async fn read<W>(
     message: Result<Option<W::Wire>, Status>,
 ) -> Result<Option<Begun<W::Answer>>, Status>
 where
-    W: Work + Send + 'static,
+    W: Twice + Send + 'static,
 {
     let wire = message.map_err(canonical)?;
     match wire {

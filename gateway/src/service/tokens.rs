@@ -32,6 +32,8 @@ fn only<T>(parts: Vec<(Range<usize>, T)>) -> Result<T, Defect> {
 }
 
 impl Work for TokenizeJob {
+    const TRIED: bool = false;
+
     type Part = v1::TokenizeResponse;
     type Answer = v1::TokenizeResponse;
 
@@ -68,6 +70,8 @@ impl Work for TokenizeJob {
 }
 
 impl Work for CountJob {
+    const TRIED: bool = false;
+
     type Part = v1::CountResponse;
     type Answer = v1::CountResponse;
 

@@ -29,6 +29,7 @@ pub(crate) struct Gateway {
     pub(crate) views: watch::Sender<Arc<View>>,
     pub(crate) sight: watch::Sender<Sight>,
     fleet: watch::Receiver<Arc<Fleet>>,
+    record: watch::Receiver<cluster::Gateway>,
     pub(crate) stop: CancellationToken,
     served: JoinHandle<Result<(), Exit>>,
 }
@@ -78,10 +79,11 @@ impl Gateway {
         let (sight, seen) = watch::channel(Sight { freshness: Freshness::Current, refusals: 0 });
         let (picture, fleet) = watch::channel(Arc::default());
         let sources = Sources { views: viewed, sight: seen };
-        let ends = Ends { public, admin: operators, sources, fleet: picture };
+        let (record, told) = watch::channel(cluster::Gateway::default());
+        let ends = Ends { public, admin: operators, sources, fleet: picture, record };
         let stop = CancellationToken::new();
         let served = TaskTracker::new().spawn(gateway::run(ends, serving, stop.clone()));
-        Self { address, admin, views, sight, fleet, stop, served }
+        Self { address, admin, views, sight, fleet, record: told, stop, served }
     }
 
     /// Waits until the gateway sees what it should.
@@ -89,6 +91,13 @@ impl Gateway {
         let mut fleet = self.fleet.clone();
         let seen = fleet.wait_for(|fleet| condition(fleet));
         time::timeout(Duration::from_secs(30), seen).await.expect("it never saw that").unwrap();
+    }
+
+    /// Waits until the gateway says of itself what it should.
+    pub(crate) async fn until_says(&self, condition: impl Fn(&cluster::Gateway) -> bool) -> cluster::Gateway {
+        let mut record = self.record.clone();
+        let said = record.wait_for(|record| condition(record));
+        time::timeout(Duration::from_secs(30), said).await.expect("it never said that").unwrap().clone()
     }
 
     /// A connection of its own.

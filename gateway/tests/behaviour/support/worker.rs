@@ -36,6 +36,8 @@ pub(crate) struct Mood {
     pub(crate) loses: Vec<String>,
     /// How long a shard takes.
     pub(crate) takes: Duration,
+    /// A checkpoint on which a shard takes longer.
+    pub(crate) dawdles: Option<(String, Duration)>,
     /// What it answers instead.
     pub(crate) refuses: Option<Status>,
     /// Whether it says that it will end.
@@ -85,6 +87,7 @@ impl FakeWorker {
             lacks: Vec::new(),
             loses: Vec::new(),
             takes: Duration::ZERO,
+            dawdles: None,
             refuses: None,
             draining: false,
             queued_tokens: 0,
@@ -204,7 +207,8 @@ impl Fake {
         if !loaded || mood.lacks.contains(&origin.digest) {
             return Err(not_loaded(mood));
         }
-        time::sleep(mood.takes).await;
+        let dawdles = mood.dawdles.clone().filter(|(digest, _)| *digest == origin.digest);
+        time::sleep(dawdles.map_or(mood.takes, |(_, takes)| takes)).await;
         let mood = self.mood();
         if mood.loses.contains(&origin.digest) {
             return Err(not_loaded(mood));

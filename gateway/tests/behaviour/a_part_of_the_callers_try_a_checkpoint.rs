@@ -1,0 +1,133 @@
+//! While a checkpoint is on trial a part of the callers are answered by it: always the same ones, and no caller by
+//! two.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cluster::{Canary, View};
+use proto::v1;
+use tokio_stream::StreamExt as _;
+use tonic::{Code, Request};
+
+use crate::support::gateway::view;
+use crate::support::{FakeWorker, Gateway, assert_vectors, digest, embed, field, texts};
+
+fn worker() -> FakeWorker {
+    FakeWorker::start("w1", &[("mini", &digest('a')), ("mini", &digest('b'))])
+}
+
+/// `mini` means `a`, and so many of a thousand callers try `b`.
+fn on_trial(worker: &FakeWorker, per_mille: u32) -> View {
+    let mut view = view(&[worker], 'a', 2);
+    let alias = view.aliases.get_mut("mini").unwrap();
+    alias.swap_id = Some("swap".into());
+    alias.canary = Some(Canary { digest: digest('b'), per_mille, salt: "salt".into() });
+    view
+}
+
+async fn begin(worker: &FakeWorker, per_mille: u32) -> Gateway {
+    let gateway = Gateway::start(&[worker]).await;
+    gateway.views.send_replace(Arc::new(on_trial(worker, per_mille)));
+    gateway.until(|fleet| fleet.aliases().is_some_and(|aliases| aliases["mini"].epoch == 2)).await;
+    gateway
+}
+
+fn by<T>(caller: &str, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("beige-caller", caller.parse().unwrap());
+    request
+}
+
+#[tokio::test]
+async fn each_caller_is_answered_by_one_of_them() {
+    let worker = worker();
+    let gateway = begin(&worker, 300).await;
+    let mut embeddings = gateway.embeddings().await;
+    let mut tried = 0_u64;
+    for caller in (0..40).map(|i| format!("caller {i}")) {
+        let mut found = BTreeSet::new();
+        for _ in 0..3 {
+            let answer = embeddings.embed(by(&caller, embed(texts(2, 3)))).await.unwrap().into_inner();
+            found.insert(answer.provenance.unwrap().digest);
+        }
+        let requests = by(&caller, tokio_stream::iter([embed(texts(2, 3)), embed(texts(1, 3))]));
+        let mut answers = embeddings.embed_stream(requests).await.unwrap().into_inner();
+        while let Some(answer) = answers.next().await {
+            found.insert(answer.unwrap().provenance.unwrap().digest);
+        }
+        assert_eq!(found.len(), 1, "{caller} was answered by {found:?}");
+        tried += u64::from(found.contains(&digest('b')));
+    }
+    assert!((3..=25).contains(&tried), "{tried} of 40 callers");
+
+    let seen = |calls| {
+        move |record: &cluster::Gateway| {
+            record.trials.get("mini").is_some_and(|trial| trial.sample.new.calls == calls)
+        }
+    };
+    let trial = gateway.until_says(seen(5 * tried)).await.trials.remove("mini").unwrap();
+    assert_eq!((trial.swap_id.as_str(), trial.sample.old.calls), ("swap", 5 * (40 - tried)));
+    assert_eq!((trial.sample.old.errors, trial.sample.new.errors), (0, 0));
+    assert!(trial.sample.new.latency.quantile(0.99).is_some());
+    gateway.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn who_insists_on_the_old_one_is_answered_by_it() {
+    let worker = worker();
+    let gateway = begin(&worker, 1000).await;
+    let mut embeddings = gateway.embeddings().await;
+    let answer = embeddings.embed(embed(texts(2, 3))).await.unwrap().into_inner();
+    assert_vectors(&answer, &digest('b'), &texts(2, 3));
+    let what = Some(v1::require::What::Digest(digest('a')));
+    let require = Some(v1::Require { what, min_epoch: 2 });
+    let required = v1::EmbedRequest { require, ..embed(texts(2, 3)) };
+    let named = v1::EmbedRequest { model: format!("mini@{}", digest('a')), ..embed(texts(2, 3)) };
+    for request in [required, named] {
+        let answer = embeddings.embed(request).await.unwrap().into_inner();
+        assert_vectors(&answer, &digest('a'), &texts(2, 3));
+    }
+    gateway.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_fails_its_callers_is_seen_to() {
+    let worker = worker();
+    let gateway = begin(&worker, 1000).await;
+    let mut embeddings = gateway.embeddings().await;
+    worker.set(|mood| mood.refuses = Some(tonic::Status::internal("oh")));
+    assert_eq!(embeddings.embed(embed(texts(2, 3))).await.unwrap_err().code(), Code::Internal);
+    // A caller's own mistake says nothing of the checkpoint.
+    worker.set(|mood| mood.refuses = Some(tonic::Status::invalid_argument("inputs[0]")));
+    assert_eq!(embeddings.embed(embed(texts(2, 3))).await.unwrap_err().code(), Code::InvalidArgument);
+    worker.set(|mood| {
+        mood.refuses = None;
+        mood.takes = Duration::from_secs(5);
+    });
+    let mut late = Request::new(embed(texts(2, 3)));
+    late.set_timeout(Duration::from_millis(300));
+    embeddings.embed(late).await.unwrap_err();
+    let seen = |record: &cluster::Gateway| {
+        record.trials.get("mini").is_some_and(|trial| trial.sample.new.errors == 2)
+    };
+    let trial = gateway.until_says(seen).await.trials.remove("mini").unwrap();
+    assert_eq!(trial.sample.new.calls, 2);
+
+    // The trial is over.
+    gateway.views.send_replace(Arc::new(view(&[&worker], 'a', 3)));
+    gateway.until_says(|record| record.trials.is_empty() && record.epochs["mini"] == 3).await;
+    gateway.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_name_for_a_caller_that_is_none_is_refused() {
+    let worker = worker();
+    let gateway = begin(&worker, 1000).await;
+    let mut embeddings = gateway.embeddings().await;
+    for name in [String::new(), "x".repeat(257)] {
+        let status = embeddings.embed(by(&name, embed(texts(2, 3)))).await.unwrap_err();
+        assert_eq!((status.code(), field(&status).as_deref()), (Code::InvalidArgument, Some("beige-caller")));
+    }
+    gateway.end().await.unwrap();
+}
