@@ -9,7 +9,7 @@
 //! What comes from elsewhere is [parsed](Manifest::parse), never trusted: a path cannot leave its directory.
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -213,15 +213,27 @@ pub fn hash(dir: &Path, mut files: Vec<PathBuf>) -> Result<Vec<ManifestFile>, (P
 /// # Errors
 /// When it cannot be read.
 pub fn hash_file(path: &Path) -> io::Result<(u64, String)> {
-    let mut file = File::open(path)?;
+    hash_read(File::open(path)?, |_| Ok(()))
+}
+
+/// Size and SHA-256 of all that `from` yields. `told` hears now and then how many bytes it was so far, and may end it.
+/// Blocks.
+///
+/// # Errors
+/// When it cannot be read, and whatever `told` says.
+pub fn hash_read(
+    mut from: impl io::Read,
+    mut told: impl FnMut(u64) -> io::Result<()>,
+) -> io::Result<(u64, String)> {
     let mut buffer = vec![0; CHUNK];
     let (mut hasher, mut size) = (Sha256::new(), 0);
     loop {
-        match file.read(&mut buffer)? {
+        match from.read(&mut buffer)? {
             0 => return Ok((size, hex(&hasher.finalize()))),
             n => {
                 hasher.update(&buffer[..n]);
                 size += n as u64;
+                told(size)?;
             }
         }
     }

@@ -2,13 +2,15 @@
 
 use std::iter;
 use std::ops::Range;
+use std::pin::pin;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
-use manifest::{ManifestFile, is_digest};
+use manifest::{ManifestFile, hex, is_digest};
 use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use crate::{Error, Store};
 
@@ -110,6 +112,51 @@ impl Store {
             async move { store.piece(&path, range).await }
         };
         Ok(stream::iter(pieces).map(fetch).buffered(AT_ONCE))
+    }
+
+    /// Reads `files` back, and deletes those that are not what they should be: a next publication sends them again.
+    /// Answers their hashes. It is for when somebody has met a damaged one; it takes as long as reading does.
+    ///
+    /// # Errors
+    /// [`Error::Missing`], and what befalls a store.
+    pub async fn mend(&self, files: &[ManifestFile]) -> Result<Vec<String>, Error> {
+        let mut damaged = Vec::new();
+        for file in files {
+            match self.check(file).await {
+                Ok(()) => {}
+                Err(Error::Checksum { .. } | Error::Format { .. }) => {
+                    self.forget(&file.sha256).await?;
+                    damaged.push(file.sha256.clone());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(damaged)
+    }
+
+    async fn check(&self, file: &ManifestFile) -> Result<(), Error> {
+        let mut hasher = Sha256::new();
+        let mut pieces = pin!(self.read(file, 0).await?);
+        while let Some(piece) = pieces.try_next().await? {
+            hasher.update(&piece);
+        }
+        match hex(&hasher.finalize()) {
+            found if found == file.sha256 => Ok(()),
+            found => {
+                let what = format!("blob {}", file.sha256);
+                Err(Error::Checksum { what, found: format!("it hashes to {found}") })
+            }
+        }
+    }
+
+    /// Deletes a file, what makes it visible first.
+    async fn forget(&self, sha256: &str) -> Result<(), Error> {
+        self.delete(&self.blob_path(sha256)).await?;
+        self.delete(&self.parts_path(sha256)).await?;
+        for part in self.list(&format!("parts/{sha256}")).await? {
+            self.delete(&part.location).await?;
+        }
+        Ok(())
     }
 
     /// How the store has `file`; `None` where it does not.

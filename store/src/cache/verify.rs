@@ -1,20 +1,16 @@
 //! Holds a checkpoint's files against what they should be.
 
 use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use manifest::{ManifestFile, hex};
-use sha2::{Digest as _, Sha256};
+use manifest::ManifestFile;
 use tokio::sync::mpsc;
 
 use super::{Cache, Held, Progress, Stage, Told, blocking};
 use crate::Error;
 use crate::error::At as _;
-
-/// Bytes read between two reports.
-const CHUNK: usize = 4 << 20;
 
 /// A file on this system, whatever its name.
 pub(super) type Inode = (u64, u64);
@@ -75,37 +71,26 @@ impl Cache {
 async fn hash(path: &Path, told: impl Fn(u64)) -> Result<Option<(String, Inode)>, Error> {
     let (progress, mut reports) = mpsc::channel(1);
     let file = path.to_owned();
-    let work = tokio::task::spawn_blocking(move || hash_file(&file, &progress));
-    while let Some(read) = reports.recv().await {
-        told(read);
-    }
-    match work.await {
-        Ok(Ok(hashed)) => Ok(Some(hashed)),
+    let listen = async {
+        while let Some(read) = reports.recv().await {
+            told(read);
+        }
+    };
+    match tokio::join!(blocking(move || hash_file(&file, &progress)), listen).0 {
+        Ok(hashed) => Ok(Some(hashed)),
         // Another process has found it damaged.
-        Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Ok(Err(error)) => Err(error).at(path),
-        Err(error) if error.is_cancelled() => std::future::pending().await,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).at(path),
     }
 }
 
-fn hash_file(path: &PathBuf, progress: &mpsc::Sender<u64>) -> io::Result<(String, Inode)> {
-    let mut file = File::open(path)?;
+fn hash_file(path: &Path, progress: &mpsc::Sender<u64>) -> io::Result<(String, Inode)> {
+    let file = File::open(path)?;
     let meta = file.metadata()?;
-    let (mut hasher, mut buffer, mut read) = (Sha256::new(), vec![0; CHUNK], 0);
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok((hex(&hasher.finalize()), (meta.dev(), meta.ino()))),
-            n => {
-                hasher.update(&buffer[..n]);
-                read += n as u64;
-                // Nobody listens any more: the answer is not wanted either.
-                if progress.blocking_send(read).is_err() {
-                    return Err(io::ErrorKind::Interrupted.into());
-                }
-            }
-        }
-    }
+    // Where nobody listens any more, the answer is not wanted either.
+    let told = |read| progress.blocking_send(read).map_err(|_| io::ErrorKind::Interrupted.into());
+    let (_, sha256) = manifest::hash_read(file, told)?;
+    Ok((sha256, (meta.dev(), meta.ino())))
 }
 
 /// Bytes of the file at `path`, and which it is; `None` where there is none.

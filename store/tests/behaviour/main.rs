@@ -2,5 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod a_cache_keeps_what_is_used;
 mod a_checkpoint_goes_in_and_comes_out;
+mod a_download_goes_on;
+mod a_full_disk_is_named;
+mod over_s3;
 mod support;
