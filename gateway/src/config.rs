@@ -12,6 +12,7 @@ use cluster::{InvalidName, Name, Settings};
 use serde::Deserialize;
 use telemetry::Format;
 
+use crate::guard::Files;
 use crate::wire::Limits;
 use telemetry::signals::Stdin;
 
@@ -40,6 +41,32 @@ struct Args {
     /// Where operators connect: /livez, /readyz, /metrics [default: 127.0.0.1:9090]
     #[arg(long, env = "BEIGE_ADMIN", value_name = "ADDRESS")]
     admin: Option<SocketAddr>,
+    /// The certificate that callers are shown, with those between it and its authority, in PEM [default: none, and
+    /// calls in the clear]
+    #[arg(long, env = "BEIGE_TLS_CERT", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// Its private key, in PEM
+    #[arg(long, env = "BEIGE_TLS_KEY", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// Authorities, in PEM: callers must show a certificate of one of them [default: callers need none]
+    #[arg(long, env = "BEIGE_TLS_CLIENT_CA", value_name = "FILE")]
+    tls_client_ca: Option<PathBuf>,
+    /// A TOML file of API keys, looked at again when it changes [default: none, and everybody may do everything]
+    #[arg(long, env = "BEIGE_KEYS", value_name = "FILE")]
+    keys: Option<PathBuf>,
+    /// Authorities, in PEM: workers are talked to over TLS, and must show a certificate of one of them
+    /// [default: none, and workers are talked to in the clear]
+    #[arg(long, env = "BEIGE_WORKER_CA", value_name = "FILE")]
+    worker_ca: Option<PathBuf>,
+    /// The certificate that workers are shown, in PEM
+    #[arg(long, env = "BEIGE_WORKER_CERT", value_name = "FILE")]
+    worker_cert: Option<PathBuf>,
+    /// Its private key, in PEM
+    #[arg(long, env = "BEIGE_WORKER_KEY", value_name = "FILE")]
+    worker_key: Option<PathBuf>,
+    /// The name that the certificate of every worker has [default: the host of its address]
+    #[arg(long, env = "BEIGE_WORKER_NAME", value_name = "NAME")]
+    worker_name: Option<String>,
     /// How log lines look: human or json [default: human]
     #[arg(long, env = "BEIGE_LOG_FORMAT", value_name = "FORMAT")]
     log_format: Option<String>,
@@ -94,6 +121,8 @@ pub struct Config {
     pub otlp_endpoint: Option<String>,
     /// Whether the end of standard input is a signal to end.
     pub stdin: Stdin,
+    /// Who is let in, and how workers are reached.
+    pub guard: Files,
     /// What the gateway itself needs.
     pub serving: Serving,
 }
@@ -189,6 +218,12 @@ impl Config {
         let cluster = Name::parse(args.cluster.unwrap_or("default".to_owned()))
             .map_err(|error: InvalidName| value("cluster", &error))?;
         let log_format = args.log_format.as_deref().unwrap_or("human").parse();
+        let guard = Files {
+            tls: Files::public([args.tls_cert, args.tls_key, args.tls_client_ca])?,
+            keys: args.keys,
+            workers: Files::workers([args.worker_cert, args.worker_key, args.worker_ca])?,
+            worker_name: args.worker_name,
+        };
         Ok(Self {
             etcd: Settings { endpoints, cluster },
             listen,
@@ -197,6 +232,7 @@ impl Config {
             log: args.log.unwrap_or("info".to_owned()),
             otlp_endpoint: args.otlp_endpoint.filter(|endpoint| !endpoint.is_empty()),
             stdin: if args.exit_on_stdin_eof == Some(true) { Stdin::Watched } else { Stdin::Ignored },
+            guard,
             serving,
         })
     }
@@ -248,6 +284,14 @@ impl Args {
             cluster: self.cluster.or(file.cluster),
             listen: self.listen.or(file.listen),
             admin: self.admin.or(file.admin),
+            tls_cert: self.tls_cert.or(file.tls_cert),
+            tls_key: self.tls_key.or(file.tls_key),
+            tls_client_ca: self.tls_client_ca.or(file.tls_client_ca),
+            keys: self.keys.or(file.keys),
+            worker_ca: self.worker_ca.or(file.worker_ca),
+            worker_cert: self.worker_cert.or(file.worker_cert),
+            worker_key: self.worker_key.or(file.worker_key),
+            worker_name: self.worker_name.or(file.worker_name),
             log_format: self.log_format.or(file.log_format),
             log: self.log.or(file.log),
             otlp_endpoint: self.otlp_endpoint.or(file.otlp_endpoint),
@@ -299,86 +343,4 @@ fn duration(name: &'static str, text: Option<&str>) -> Result<Option<Duration>, 
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Write as _;
-
-    use super::*;
-
-    fn read(flags: &[&str]) -> Result<Config, InvalidConfig> {
-        Config::read(["beige-gateway"].iter().chain(flags).map(OsString::from))
-    }
-
-    #[track_caller]
-    fn refused(flags: &[&str], expected: &str) {
-        let error = read(&[&["--etcd", "http://e:2379"], flags].concat()).unwrap_err().to_string();
-        assert!(error.contains(expected), "{error}");
-    }
-
-    #[test]
-    fn one_flag_is_enough() {
-        let config = read(&["--etcd", "http://a:2379,http://b:2379", "--etcd", "http://c:2379"]).unwrap();
-        assert_eq!(config.etcd.endpoints, ["http://a:2379", "http://b:2379", "http://c:2379"]);
-        assert_eq!(config.etcd.cluster.as_str(), "default");
-        assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
-        assert_eq!(config.serving, Serving::default());
-        assert_eq!(config.stdin, Stdin::Ignored);
-    }
-
-    #[test]
-    fn flags_go_over_the_file() {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        let text = r#"
-            etcd = ["http://e:2379"]
-            cluster = "blue"
-            max-inputs = 7
-            grace = "5m"
-            exit-on-stdin-eof = true
-        "#;
-        file.write_all(text.as_bytes()).unwrap();
-        let config = read(&["--config", file.path().to_str().unwrap(), "--cluster", "green"]).unwrap();
-        assert_eq!(config.etcd.cluster.as_str(), "green");
-        assert_eq!(config.serving.limits.inputs, 7);
-        assert_eq!(config.serving.grace, Duration::from_secs(300));
-        assert_eq!(config.stdin, Stdin::Watched);
-    }
-
-    #[test]
-    fn a_file_is_held_to_the_same_names() {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        file.write_all(b"max_inputs = 7").unwrap();
-        let config = ["--config", file.path().to_str().unwrap()];
-        assert!(matches!(read(&config), Err(InvalidConfig::Malformed { .. })));
-        assert!(matches!(read(&["--config", "/nonexistent"]), Err(InvalidConfig::Unread { .. })));
-    }
-
-    #[test]
-    fn what_is_wrong_is_named() {
-        assert!(matches!(read(&[]), Err(InvalidConfig::Missing("etcd"))));
-        refused(&["--cluster", "a/b"], "cluster");
-        refused(&["--log-format", "xml"], "log-format");
-        refused(&["--max-inputs", "0"], "max-inputs");
-        refused(&["--max-queued-tokens", "0"], "max-queued-tokens");
-        refused(&["--max-text-bytes", "2", "--max-message-bytes", "1"], "max-text-bytes");
-        refused(&["--listen", "127.0.0.1:7", "--admin", "127.0.0.1:7"], "same address");
-        refused(&["--default-deadline", "0s"], "default-deadline");
-        refused(&["--listen", "nowhere"], "--listen");
-        refused(&["--no-such-flag"], "--no-such-flag");
-    }
-
-    #[test]
-    fn times_have_units() {
-        #[track_caller]
-        fn check(text: &str, expected: Option<u64>) {
-            let parsed = duration("grace", Some(text)).ok().flatten();
-            assert_eq!(parsed, expected.map(Duration::from_millis), "{text}");
-        }
-        check("500ms", Some(500));
-        check("60s", Some(60_000));
-        check("60", Some(60_000));
-        check("2m", Some(120_000));
-        check("1h", Some(3_600_000));
-        for wrong in ["", "s", "-1s", "1.5s", "1 s", "1d", "99999999999s"] {
-            check(wrong, None);
-        }
-    }
-}
+mod tests;

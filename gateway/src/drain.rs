@@ -6,11 +6,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::stream::Stream;
-use tokio::net::TcpStream;
+use tls::Door;
 use tokio::time;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
-use tonic::transport::server::TcpIncoming;
 
 use crate::config::Serving;
 use crate::goodbye::Goodbye;
@@ -65,33 +64,33 @@ impl Steps {
     }
 }
 
-/// Connections as they arrive, until `shut`; then none, but the stream does not end, for its end would close those
-/// that were taken a moment ago.
+/// Connections as they arrive, until `shut`; then none but those at the door already. The stream does not end, for its
+/// end would close those that were taken a moment ago.
 pub struct Arrivals {
-    /// `None` once shut: dropping it closes the socket.
-    listener: Option<TcpIncoming>,
-    shut: Pin<Box<WaitForCancellationFutureOwned>>,
+    door: Door,
+    /// `None` once shut.
+    shut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 impl Arrivals {
-    /// Connections that `listener` takes until `shut`.
+    /// Connections that `door` lets in until `shut`.
     #[must_use]
-    pub fn new(listener: TcpIncoming, shut: CancellationToken) -> Self {
-        Self { listener: Some(listener), shut: Box::pin(shut.cancelled_owned()) }
+    pub fn new(door: Door, shut: CancellationToken) -> Self {
+        Self { door, shut: Some(Box::pin(shut.cancelled_owned())) }
     }
 }
 
 impl Stream for Arrivals {
-    type Item = io::Result<Goodbye<TcpStream>>;
+    type Item = io::Result<Goodbye<tls::Stream>>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Some(listener) = &mut self.listener else { return Poll::Pending };
         // Who is at the door is let in before it is shut.
-        if let Poll::Ready(arrival) = Pin::new(listener).poll_next(cx) {
+        if let Poll::Ready(arrival) = Pin::new(&mut self.door).poll_next(cx) {
             return Poll::Ready(arrival.map(|arrival| arrival.map(Goodbye::new)));
         }
-        if self.shut.as_mut().poll(cx).is_ready() {
-            self.listener = None;
+        if self.shut.as_mut().is_some_and(|shut| shut.as_mut().poll(cx).is_ready()) {
+            self.shut = None;
+            self.door.shut();
         }
         Poll::Pending
     }

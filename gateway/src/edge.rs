@@ -1,4 +1,4 @@
-//! What every call passes on its way in and out, whatever it asks for: its deadline, its span, its count.
+//! What every call passes on its way in and out, whatever it asks for: its key, its deadline, its span, its count.
 //!
 //! It is a layer around all services, because much never reaches one: a message that cannot be decoded, a method
 //! that is not there, a caller that goes away while it is still sending.
@@ -10,13 +10,15 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use http::{HeaderMap, Request, Response};
+use http::header::AUTHORIZATION;
+use http::{Extensions, HeaderMap, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::{self, Instant};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::body::Body;
 use tonic::metadata::MetadataMap;
+use tonic::transport::server::TcpConnectInfo;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::{Instrument as _, Span, field};
@@ -24,51 +26,10 @@ use tracing::{Instrument as _, Span, field};
 use crate::deadline::{self, Deadline};
 use crate::drain::Steps;
 use crate::error::CallError;
+use crate::keys::{CallerKey, Keys, Unauthorized};
+use crate::method::{Method, Shape};
 use crate::metrics::Metrics;
 use crate::status::{self, canonical, leaving};
-
-/// How a call ends when the gateway does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Shape {
-    /// One answer: it is waited for as long as there is grace.
-    Call,
-    /// Many answers: likewise.
-    Stream,
-    /// It never ends by itself, and nothing is lost when it does: it is ended as soon as connections are to close.
-    Watch,
-}
-
-/// Every method there is; what is called beside them is counted together, for a caller may invent names.
-const METHODS: [(&str, Shape); 22] = [
-    ("beige.v1.Embeddings/Embed", Shape::Call),
-    ("beige.v1.Embeddings/EmbedStream", Shape::Stream),
-    ("beige.v1.Reranking/Rerank", Shape::Call),
-    ("beige.v1.Reranking/RerankStream", Shape::Stream),
-    ("beige.v1.Tokens/Tokenize", Shape::Call),
-    ("beige.v1.Tokens/Count", Shape::Call),
-    ("beige.v1.Models/List", Shape::Call),
-    ("beige.v1.Models/Get", Shape::Call),
-    ("beige.v1.Models/Publish", Shape::Stream),
-    ("beige.v1.Models/ListVersions", Shape::Call),
-    ("beige.v1.Models/Promote", Shape::Call),
-    ("beige.v1.Models/Rollback", Shape::Call),
-    ("beige.v1.Models/Retire", Shape::Call),
-    ("beige.v1.Models/Pin", Shape::Call),
-    ("beige.v1.Models/Collect", Shape::Call),
-    ("beige.v1.Models/GetSwap", Shape::Call),
-    ("beige.v1.Models/WatchSwap", Shape::Watch),
-    ("beige.v1.Cluster/ListWorkers", Shape::Call),
-    ("grpc.health.v1.Health/Check", Shape::Call),
-    ("grpc.health.v1.Health/Watch", Shape::Watch),
-    ("grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Shape::Watch),
-    ("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Shape::Watch),
-];
-const OTHER: (&str, Shape) = ("other", Shape::Call);
-
-fn method(path: &str) -> (&'static str, Shape) {
-    let name = path.strip_prefix('/').unwrap_or(path);
-    METHODS.into_iter().find(|(known, _)| *known == name).unwrap_or(OTHER)
-}
 
 /// What the edge needs to know.
 #[derive(Clone, Debug)]
@@ -79,6 +40,31 @@ pub struct Edge {
     pub default_deadline: Duration,
     /// When calls are to end that would not by themselves.
     pub steps: Steps,
+    /// Who may call; `None` where anybody may.
+    pub keys: Option<Arc<Keys>>,
+}
+
+impl Edge {
+    /// Lets a request in: whose it is stands in its extensions then, and its secret stands nowhere any more.
+    fn admit(&self, request: &mut Request<Body>, method: &Method) -> Result<Option<CallerKey>, Unauthorized> {
+        let Some(keys) = &self.keys else { return Ok(None) };
+        let admitted = keys.admit(request.headers(), method.access);
+        request.headers_mut().remove(AUTHORIZATION);
+        if let Ok(Some(key)) = &admitted {
+            request.extensions_mut().insert(key.clone());
+        }
+        if let Err(unauthorized) = &admitted {
+            let (reason, key) = (unauthorized.reason(), unauthorized.key().unwrap_or_default());
+            tracing::info!(reason, key, peer = peer(request.extensions()), "a call was not let in");
+            self.metrics.unauthorized(unauthorized);
+        }
+        admitted
+    }
+}
+
+fn peer(extensions: &Extensions) -> String {
+    let address = extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+    address.map(|address| address.to_string()).unwrap_or_default()
 }
 
 /// The layer.
@@ -119,10 +105,14 @@ where
         let waiting = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, waiting);
         let (edge, arrived) = (Arc::clone(&self.edge), Instant::now());
-        let (name, shape) = method(request.uri().path());
-        let span = span(name, request.headers());
-        let tally = Tally::begin(&edge, name, arrived, span.clone());
+        let method = Method::of(request.uri().path());
+        let span = span(method.name, request.headers());
+        let mut tally = Tally::begin(&edge, method.name, arrived, span.clone());
         let answering = async move {
+            match edge.admit(&mut request, &method) {
+                Ok(key) => tally.charge(key),
+                Err(unauthorized) => return Ok(tally.refuse(unauthorized.into())),
+            }
             let limit = match deadline::parse(request.headers()) {
                 Ok(limit) => limit,
                 Err(malformed) => return Ok(tally.refuse(malformed.into())),
@@ -133,7 +123,7 @@ where
             let answer = inner.call(request);
             tokio::select! {
                 answer = in_time(answer, deadline.of_answer(arrived)) => match answer {
-                    Some(answer) => Ok(tally.follow(answer?, shape, &edge)),
+                    Some(answer) => Ok(tally.follow(answer?, method.shape, &edge)),
                     None => Ok(tally.refuse(CallError::Deadline.into())),
                 },
                 () = edge.steps.abandoned.cancelled() => Ok(tally.refuse(leaving())),
@@ -149,6 +139,7 @@ fn span(method: &'static str, headers: &HeaderMap) -> Span {
         otel.name = method,
         otel.kind = "server",
         method,
+        key = field::Empty,
         model = field::Empty,
         digest = field::Empty,
         texts = field::Empty,
@@ -190,6 +181,7 @@ async fn in_time<F: Future>(answer: F, due: Instant) -> Option<F::Output> {
 struct Tally {
     metrics: Metrics,
     method: &'static str,
+    key: Option<CallerKey>,
     arrived: Instant,
     span: Span,
     code: Option<Code>,
@@ -200,7 +192,15 @@ struct Tally {
 impl Tally {
     fn begin(edge: &Edge, method: &'static str, arrived: Instant, span: Span) -> Self {
         let (metrics, running) = (edge.metrics.clone(), edge.steps.calls.token());
-        Self { metrics, method, arrived, span, code: None, _running: running }
+        Self { metrics, method, key: None, arrived, span, code: None, _running: running }
+    }
+
+    /// Counts the call as one of `key` as well.
+    fn charge(&mut self, key: Option<CallerKey>) {
+        if let Some(CallerKey(name)) = &key {
+            self.span.record("key", &**name);
+        }
+        self.key = key;
     }
 
     /// Ends the call here.
@@ -236,6 +236,9 @@ impl Drop for Tally {
         let code = status::name(self.code.unwrap_or(Code::Cancelled));
         self.span.record("code", code);
         self.metrics.answered(self.method, code, self.arrived.elapsed());
+        if let Some(key) = &self.key {
+            self.metrics.answered_to(key, code);
+        }
     }
 }
 
@@ -287,15 +290,6 @@ impl HttpBody for Watched {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn methods_are_known_and_inventions_counted_together() {
-        assert_eq!(method("/beige.v1.Embeddings/Embed"), ("beige.v1.Embeddings/Embed", Shape::Call));
-        assert_eq!(method("/grpc.health.v1.Health/Watch").1, Shape::Watch);
-        for invented in ["/", "", "/beige.v1.Embeddings/Embed/", "/beige.v1.Embeddings/Delete", "/x/y"] {
-            assert_eq!(method(invented), OTHER, "{invented:?}");
-        }
-    }
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_in_time_is_an_answer() {

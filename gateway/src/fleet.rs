@@ -156,7 +156,7 @@ pub(crate) mod tests {
 
     pub(crate) fn member(id: &str, standing: Standing, ready: Vec<ReadyCheckpoint>) -> Member {
         let seat = Seat { id: WorkerId::parse(id).unwrap(), address: "127.0.0.1:1".into() };
-        let link = Arc::new(Link::new(seat).unwrap());
+        let link = Arc::new(Link::new(seat, &tls::Dialer::default()).unwrap());
         link.heard(Arc::new(HealthReport { worker_id: id.into(), ready, ..HealthReport::default() }));
         Member { link, standing }
     }

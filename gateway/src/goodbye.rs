@@ -39,27 +39,31 @@ impl<S> Goodbye<S> {
     pub fn new(stream: S) -> Self {
         Self { stream, written: Frames::default(), moment: Moment::Ahead }
     }
+}
 
-    /// How many of `bytes` may go out now.
-    fn admit(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<usize> {
+impl<S: AsyncWrite + Unpin> Goodbye<S> {
+    /// How many bytes of `slices` may go out now.
+    fn admit(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let all = slices.iter().map(|slice| slice.len()).sum();
         let before_ping = match self.moment {
             Moment::Over => None,
             Moment::Ahead | Moment::Now(_) => self.written.before_ping(slices),
         };
         match before_ping {
-            None => return Poll::Ready(all),
-            Some(bytes) if bytes > 0 => return Poll::Ready(bytes),
+            None => return Poll::Ready(Ok(all)),
+            Some(bytes) if bytes > 0 => return Poll::Ready(Ok(bytes)),
             Some(_) => {}
         }
         if let Moment::Ahead = self.moment {
+            // The moment is what callers have after the GOAWAY: it must not lie in a buffer of ours.
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
             self.moment = Moment::Now(Box::pin(time::sleep(MOMENT)));
         }
         if let Moment::Now(sleep) = &mut self.moment {
             ready!(sleep.as_mut().poll(cx));
         }
         self.moment = Moment::Over;
-        Poll::Ready(all)
+        Poll::Ready(Ok(all))
     }
 }
 
@@ -75,7 +79,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Goodbye<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Goodbye<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let admitted = ready!(self.admit(cx, &[IoSlice::new(bytes)]));
+        let admitted = ready!(self.admit(cx, &[IoSlice::new(bytes)]))?;
         let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &bytes[..admitted]))?;
         self.written.follow(&bytes[..written]);
         Poll::Ready(Ok(written))
@@ -86,7 +90,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Goodbye<S> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let admitted = ready!(self.admit(cx, slices));
+        let admitted = ready!(self.admit(cx, slices))?;
         if admitted < slices.iter().map(|slice| slice.len()).sum() {
             // Once in the life of a connection: what comes first, by itself.
             let first = slices.iter().find(|slice| !slice.is_empty()).map_or(&[][..], |slice| slice);

@@ -10,6 +10,7 @@ use std::time::Duration;
 use cluster::{Backoff, WorkerId};
 use proto::worker::v1::worker_client::WorkerClient;
 use proto::worker::v1::{HealthReport, HealthRequest};
+use tls::Dialer;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
@@ -76,6 +77,7 @@ pub struct Link {
     /// Where it is.
     pub seat: Seat,
     endpoint: Endpoint,
+    dialer: Dialer,
     client: WorkerClient<Channel>,
     load: Load,
     latest: watch::Sender<Option<Arc<HealthReport>>>,
@@ -99,11 +101,11 @@ struct Load {
 }
 
 impl Link {
-    /// A link that connects when it is first used.
+    /// A link that connects through `dialer` when it is first used.
     ///
     /// # Errors
     /// Where the address is none.
-    pub fn new(seat: Seat) -> Result<Self, tonic::transport::Error> {
+    pub fn new(seat: Seat, dialer: &Dialer) -> Result<Self, tonic::transport::Error> {
         let endpoint = Endpoint::from_shared(format!("http://{}", seat.address))?
             .connect_timeout(CONNECT)
             .tcp_nodelay(true)
@@ -113,9 +115,10 @@ impl Link {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .http2_max_header_list_size(HEADER_BYTES);
-        let client = client(endpoint.connect_lazy());
+        let client = client(dialer.lazy(&endpoint));
         let (latest, _) = watch::channel(None);
-        Ok(Self { seat, endpoint, client, load: Load::default(), latest, lost: Notify::new() })
+        let dialer = dialer.clone();
+        Ok(Self { seat, endpoint, dialer, client, load: Load::default(), latest, lost: Notify::new() })
     }
 
     /// A client of the worker. Cheap.
@@ -243,7 +246,7 @@ pub async fn follow(link: Arc<Link>, signs: mpsc::Sender<(Seat, Sign)>, stop: Ca
     let mut reporter = Reporter { seat: link.seat.clone(), signs, failures: 0 };
     let following = async {
         while !reporter.signs.is_closed() {
-            if let Err(error) = reporter.watch(&link.endpoint).await {
+            if let Err(error) = reporter.watch(&link).await {
                 tracing::debug!(worker = %link.seat, %error, "no health stream");
             }
             reporter.tell(Sign::Broken).await;
@@ -263,9 +266,9 @@ struct Reporter {
 
 impl Reporter {
     /// Follows one stream to its end.
-    async fn watch(&mut self, endpoint: &Endpoint) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    async fn watch(&mut self, link: &Link) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let opening = async {
-            let channel = endpoint.connect().await?;
+            let channel = link.dialer.connect(&link.endpoint).await?;
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>(client(channel).health(HealthRequest {}).await?)
         };
         let mut reports = time::timeout(2 * CONNECT, opening).await??.into_inner();
@@ -306,7 +309,7 @@ mod tests {
 
     fn link() -> Arc<Link> {
         let seat = Seat { id: WorkerId::parse("w1").unwrap(), address: "127.0.0.1:1".into() };
-        Arc::new(Link::new(seat).unwrap())
+        Arc::new(Link::new(seat, &Dialer::default()).unwrap())
     }
 
     fn report(queued_tokens: u64, tokens_per_second: f64) -> Arc<HealthReport> {
@@ -351,6 +354,6 @@ mod tests {
     #[tokio::test]
     async fn an_address_that_is_none_is_refused() {
         let seat = Seat { id: WorkerId::parse("w1").unwrap(), address: "no address".into() };
-        assert!(Link::new(seat).is_err());
+        assert!(Link::new(seat, &Dialer::default()).is_err());
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use cluster::{Etcd, Follow, InvalidSettings, Pace, Sight};
 use gateway::config::{Config, InvalidConfig};
 use gateway::fleet::Fleet;
+use gateway::guard::Guard;
 use gateway::pool::Sources;
 use gateway::{Ends, Exit};
 use telemetry::Logging;
@@ -71,10 +72,12 @@ fn main() -> ExitCode {
 
 async fn serve(config: &Config) -> Result<(), Failure> {
     let etcd = Etcd::connect(config.etcd.clone())?;
+    let guard = Guard::load(config.guard.clone())?;
     let (public, admin) = (bind(config.listen).await?, bind(config.admin).await?);
     let (listening, operators) = (public.local_addr()?, admin.local_addr()?);
     let _telemetry = telemetry::start(&logging(config, listening))?;
     let mut signals = Signals::listen(config.stdin)?;
+    warn_of_openness(listening, &guard);
 
     // What keeps the view goes on to the very end: calls are answered while the gateway drains.
     let (tasks, ended) = (TaskTracker::new(), CancellationToken::new());
@@ -87,7 +90,8 @@ async fn serve(config: &Config) -> Result<(), Failure> {
 
     announce(listening, operators)?;
     let (record, _said) = watch::channel(cluster::Gateway::default());
-    let ends = Ends { public, admin, sources: Sources { views: viewed, sight }, fleet: picture, record };
+    let ends =
+        Ends { public, admin, sources: Sources { views: viewed, sight }, fleet: picture, record, guard };
     let stop = CancellationToken::new();
     let told = async {
         let signal = signals.leave().await;
@@ -117,6 +121,19 @@ fn logging(config: &Config, listening: SocketAddr) -> Logging {
         otlp_endpoint: config.otlp_endpoint.clone(),
         service: "beige-gateway",
         instance: listening.to_string(),
+    }
+}
+
+/// Says what everybody may do who reaches the public port, where others than this machine do.
+fn warn_of_openness(listening: SocketAddr, guard: &Guard) {
+    if listening.ip().is_loopback() {
+        return;
+    }
+    if guard.keys.is_none() {
+        tracing::warn!(address = %listening, "there are no API keys: whoever can connect may do everything");
+    }
+    if guard.tls.is_none() {
+        tracing::warn!(address = %listening, "there is no TLS: whoever is on the way can read everything");
     }
 }
 

@@ -1,4 +1,4 @@
-//! What Prometheus is told. Labels are few: methods, codes, models and reasons, never callers.
+//! What Prometheus is told. Labels are few: methods, codes, models, reasons and API keys, never callers without one.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use crate::admit::{Ledger, Overloaded, Why};
 use crate::fleet::{Fleet, Standing};
+use crate::keys::{CallerKey, Unauthorized};
 use crate::resolve::Pin;
 
 type Label = (&'static str, &'static str);
@@ -31,6 +32,8 @@ pub struct Metrics {
     refused: Family<[Label; 1], Counter>,
     restarted: Family<[Named; 1], Counter>,
     shadowed: Family<[Label; 1], Counter>,
+    unauthorized: Family<[Label; 1], Counter>,
+    keys: Family<[Named; 2], Counter>,
 }
 
 impl Metrics {
@@ -45,6 +48,8 @@ impl Metrics {
             refused: Family::default(),
             restarted: Family::default(),
             shadowed: Family::default(),
+            unauthorized: Family::default(),
+            keys: Family::default(),
         };
         let registry = registry.sub_registry_with_prefix("beige_gateway");
         registry.register("requests", "Calls answered, by method and code", metrics.requests.clone());
@@ -61,6 +66,9 @@ impl Metrics {
         registry.register("restarts", help, metrics.restarted.clone());
         let help = "Copies of calls for a checkpoint on trial, by what became of them";
         registry.register("shadows", help, metrics.shadowed.clone());
+        let help = "Calls not let in for want of an API key or a right, by reason";
+        registry.register("unauthorized", help, metrics.unauthorized.clone());
+        registry.register("key_requests", "Calls answered, by API key and code", metrics.keys.clone());
         metrics
     }
 
@@ -78,6 +86,23 @@ impl Metrics {
     pub fn answered(&self, method: &'static str, code: &'static str, took: Duration) {
         self.requests.get_or_create(&[("method", method), ("code", code)]).inc();
         self.seconds.get_or_create(&[("method", method)]).observe(took.as_secs_f64());
+    }
+
+    /// Counts a call as one of `key`.
+    pub fn answered_to(&self, CallerKey(key): &CallerKey, code: &'static str) {
+        self.keys.get_or_create(&[("key", key.to_string()), ("code", code.to_owned())]).inc();
+    }
+
+    /// Counts a call that was not let in.
+    pub fn unauthorized(&self, unauthorized: &Unauthorized) {
+        let reason = match unauthorized {
+            Unauthorized::Missing => "missing",
+            Unauthorized::Malformed => "malformed",
+            Unauthorized::Unknown => "unknown",
+            Unauthorized::Expired { .. } => "expired",
+            Unauthorized::Denied { .. } => "denied",
+        };
+        self.unauthorized.get_or_create(&[("reason", reason)]).inc();
     }
 
     /// Counts tokens of an answer.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use cluster::{Freshness, Sight, View};
 use proto::worker::v1::{AliasSeen, HealthReport};
+use tls::Dialer;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -48,15 +49,16 @@ impl Gossip {
     }
 }
 
-/// Keeps `fleet` current until `stop`.
+/// Keeps `fleet` current until `stop`. Workers are reached through `dialer`.
 pub async fn run(
     mut sources: Sources,
     mut gossip: mpsc::Receiver<AliasSeen>,
     fleet: watch::Sender<Arc<Fleet>>,
+    dialer: Dialer,
     stop: CancellationToken,
 ) {
     let (signs, mut heard) = mpsc::channel(SIGNS);
-    let mut pool = Pool::new(signs);
+    let mut pool = Pool::new(dialer, signs);
     let keeping = async {
         loop {
             if sources.sight.borrow_and_update().freshness != Freshness::Unseen {
@@ -84,6 +86,8 @@ struct Pool {
     /// The last view, once there was one.
     view: Option<Arc<View>>,
     names: Names,
+    /// Makes connections to them.
+    dialer: Dialer,
     signs: mpsc::Sender<(Seat, Sign)>,
     tasks: TaskTracker,
 }
@@ -98,9 +102,9 @@ struct Tenant {
 }
 
 impl Pool {
-    fn new(signs: mpsc::Sender<(Seat, Sign)>) -> Self {
+    fn new(dialer: Dialer, signs: mpsc::Sender<(Seat, Sign)>) -> Self {
         let (tenants, names) = (BTreeMap::new(), Names::default());
-        Self { tenants, view: None, names, signs, tasks: TaskTracker::new() }
+        Self { tenants, view: None, names, dialer, signs, tasks: TaskTracker::new() }
     }
 
     /// Takes in a view: newcomers are followed from now on, and those that left only lose their listing.
@@ -124,7 +128,7 @@ impl Pool {
     }
 
     fn move_in(&mut self, seat: Seat) {
-        let link = match Link::new(seat.clone()) {
+        let link = match Link::new(seat.clone(), &self.dialer) {
             Ok(link) => Arc::new(link),
             Err(error) => {
                 tracing::warn!(worker = %seat, %error, "the directory has an address that is none");
@@ -226,7 +230,7 @@ mod tests {
     use crate::fleet::tests::ready;
 
     fn pool() -> Pool {
-        Pool::new(mpsc::channel(1).0)
+        Pool::new(Dialer::default(), mpsc::channel(1).0)
     }
 
     fn seat(id: &str, address: &str) -> Seat {

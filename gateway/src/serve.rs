@@ -7,6 +7,7 @@ use cluster::Gateway;
 use proto::v1;
 use telemetry::admin::{self, Readiness};
 use telemetry::prometheus::registry::Registry;
+use tls::{Door, Refusals};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time;
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::{Router, TcpIncoming};
+use tonic::transport::server::Router;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tower::layer::util::{Identity, Stack};
 
@@ -24,6 +25,7 @@ use crate::config::Serving;
 use crate::drain::{Arrivals, Ending, Steps};
 use crate::edge::{Edge, EdgeLayer};
 use crate::fleet::Fleet;
+use crate::guard::Guard;
 use crate::metrics::{Metrics, Readings};
 use crate::pool::{self, Gossip, Sources};
 use crate::presence;
@@ -61,6 +63,8 @@ pub struct Ends {
     pub fleet: watch::Sender<Arc<Fleet>>,
     /// Where it is kept what the gateway says of itself to the cluster.
     pub record: watch::Sender<Gateway>,
+    /// Who is let in, and how workers are reached.
+    pub guard: Guard,
 }
 
 /// Why a gateway ended otherwise than it should.
@@ -82,7 +86,7 @@ pub enum Exit {
 /// # Errors
 /// See [`Exit`].
 pub async fn run(ends: Ends, serving: Serving, stop: CancellationToken) -> Result<(), Exit> {
-    let Ends { public, admin, sources, fleet: picture, record } = ends;
+    let Ends { public, admin, sources, fleet: picture, record, guard } = ends;
     let (steps, ended, tasks) = (Steps::default(), CancellationToken::new(), TaskTracker::new());
     let fleet = picture.subscribe();
     let ledger = Arc::new(Ledger::new(serving.max_queued_tokens));
@@ -90,12 +94,17 @@ pub async fn run(ends: Ends, serving: Serving, stop: CancellationToken) -> Resul
     let metrics = Metrics::register(&mut registry);
     let readings = Readings { fleet: fleet.clone(), sight: sources.sight.clone(), ledger: ledger.clone() };
     registry.register_collector(Box::new(readings));
+    let refusals = Refusals::default();
+    refusals.register(registry.sub_registry_with_prefix("beige_gateway"));
 
     let (reporter, health) = tonic_health::server::health_reporter();
     let (told, readiness) = watch::channel(Readiness::NotReady("starting".to_owned()));
     standing::begin(&reporter).await;
     let (gossip, heard) = Gossip::channel();
-    tasks.spawn(pool::run(sources, heard, picture, ended.clone()));
+    tasks.spawn(pool::run(sources, heard, picture, guard.workers, ended.clone()));
+    if let Some(keys) = &guard.keys {
+        tasks.spawn(Arc::clone(keys).follow(ended.clone()));
+    }
     tasks.spawn(standing::tell(fleet.clone(), reporter, told, steps.leaving.clone()));
     let operators = admin::serve(admin, Arc::new(registry), readiness, ended.clone());
     tasks.spawn(async move {
@@ -107,8 +116,10 @@ pub async fn run(ends: Ends, serving: Serving, stop: CancellationToken) -> Resul
     let dispatcher = Arc::new(Dispatcher::new(serving.limits, fleet, ledger, metrics.clone(), gossip));
     tasks.spawn(presence::tell(Arc::clone(&dispatcher), record, ended.clone()));
     let service = Service::new(dispatcher, tasks.clone(), ended.clone());
-    let edge = Edge { metrics, default_deadline: serving.default_deadline, steps: steps.clone() };
-    let served = accept(public, router(service, health, edge, &serving)?, &steps, (&stop, &serving)).await;
+    let edge =
+        Edge { metrics, default_deadline: serving.default_deadline, steps: steps.clone(), keys: guard.keys };
+    let door = Door::new(public, guard.tls, refusals);
+    let served = accept(door, router(service, health, edge, &serving)?, &steps, (&stop, &serving)).await;
 
     // All calls are over, so nothing needs the workers any more.
     steps.leaving.cancel();
@@ -120,14 +131,14 @@ pub async fn run(ends: Ends, serving: Serving, stop: CancellationToken) -> Resul
     served
 }
 
-/// Serves `router` on `listener` through all `steps`.
+/// Serves `router` at `door` through all `steps`.
 async fn accept(
-    listener: TcpListener,
+    door: Door,
     router: Router<Stack<EdgeLayer, Identity>>,
     steps: &Steps,
     (stop, serving): (&CancellationToken, &Serving),
 ) -> Result<(), Exit> {
-    let arrivals = Arrivals::new(TcpIncoming::from(listener).with_nodelay(Some(true)), steps.shut.clone());
+    let arrivals = Arrivals::new(door, steps.shut.clone());
     let closing = steps.closing.clone().cancelled_owned();
     let serving_calls = router.serve_with_incoming_shutdown(arrivals, closing);
     tokio::select! {

@@ -14,6 +14,7 @@ use tracing::Span;
 
 use crate::call::{Answered, Caller, Dispatcher, Done, Twice, Work};
 use crate::deadline::Deadline;
+use crate::keys::CallerKey;
 use crate::retry::Patience;
 use crate::shadow::Shadows;
 use crate::wire::{Fault, InvalidRequest};
@@ -78,8 +79,11 @@ impl Service {
     }
 }
 
-/// Without keys, callers are told apart by where they are.
+/// Callers are told apart by their keys; where there are none, by where they are.
 fn caller(extensions: &Extensions) -> String {
+    if let Some(CallerKey(name)) = extensions.get() {
+        return name.to_string();
+    }
     let address = extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
     address.map(|address| address.ip().to_string()).unwrap_or_default()
 }

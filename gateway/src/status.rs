@@ -2,12 +2,15 @@
 //!
 //! What is said to callers is said here: internal text is logged, once, under an id that the answer carries.
 
+use std::collections::HashMap;
+
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 use uuid::Uuid;
 
 use crate::admit::Overloaded;
 use crate::error::{CallError, Defect, NotServed, Unreachable};
+use crate::keys::Unauthorized;
 use crate::wire::InvalidRequest;
 
 /// How the message of each INTERNAL of ours begins.
@@ -63,6 +66,26 @@ impl From<Overloaded> for Status {
     fn from(overloaded: Overloaded) -> Self {
         let details = ErrorDetails::with_retry_info(Some(overloaded.retry_after));
         Self::with_error_details(Code::ResourceExhausted, overloaded.to_string(), details)
+    }
+}
+
+/// `domain` of each `ErrorInfo` of ours.
+const DOMAIN: &str = "beige";
+
+impl From<Unauthorized> for Status {
+    fn from(unauthorized: Unauthorized) -> Self {
+        let (code, right) = match &unauthorized {
+            Unauthorized::Missing
+            | Unauthorized::Malformed
+            | Unauthorized::Unknown
+            | Unauthorized::Expired { .. } => (Code::Unauthenticated, None),
+            Unauthorized::Denied { right, .. } => (Code::PermissionDenied, Some(right.name())),
+        };
+        let facts = [("key", unauthorized.key()), ("right", right)];
+        let facts: HashMap<String, String> =
+            facts.into_iter().filter_map(|(name, fact)| Some((name.to_owned(), fact?.to_owned()))).collect();
+        let details = ErrorDetails::with_error_info(unauthorized.reason(), DOMAIN, facts);
+        Self::with_error_details(code, unauthorized.to_string(), details)
     }
 }
 

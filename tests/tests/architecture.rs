@@ -13,7 +13,7 @@ const EDGES: [(&str, &[&str]); 13] = [
     ("bench", &["proto"]),
     ("cli", &["bench", "proto"]),
     ("cluster", &["manifest"]),
-    ("gateway", &["cluster", "proto", "telemetry"]),
+    ("gateway", &["cluster", "proto", "telemetry", "tls"]),
     ("manifest", &[]),
     ("model", &["manifest", "torch-ext"]),
     ("proto", &[]),

@@ -20,7 +20,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tonic::transport::{Channel, Endpoint, Error};
 use tower::Service;
 
-use crate::files::{self, Identity, Unusable};
+use crate::files::{self, Identity, Incomplete, Unusable};
 use crate::reload::{Reloaded, Source};
 
 /// A client's certificates, as its files have them.
@@ -34,6 +34,24 @@ pub struct ClientFiles {
     pub authorities: Option<PathBuf>,
     /// Its own certificate and its private key, in PEM; `None` where servers want none.
     pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+impl ClientFiles {
+    /// The files that are named.
+    ///
+    /// # Errors
+    /// Where a certificate is named without its key, or a key without its certificate.
+    pub fn of(
+        authorities: Option<PathBuf>,
+        certificate: Option<PathBuf>,
+        key: Option<PathBuf>,
+    ) -> Result<Self, Incomplete> {
+        match (certificate, key) {
+            (Some(certificate), Some(key)) => Ok(Self { authorities, identity: Some((certificate, key)) }),
+            (None, None) => Ok(Self { authorities, identity: None }),
+            (Some(_), None) | (None, Some(_)) => Err(Incomplete::Identity),
+        }
+    }
 }
 
 impl Source for ClientFiles {

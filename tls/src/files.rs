@@ -78,6 +78,15 @@ impl Unusable {
     }
 }
 
+/// Why the files that are named are too few.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Incomplete {
+    /// A certificate without its key, or the other way round.
+    Identity,
+    /// Those who would have to show a certificate are not shown one.
+    Authorities,
+}
+
 /// A certificate and its key: what one end shows the other.
 pub(crate) struct Identity {
     pub(crate) chain: Vec<CertificateDer<'static>>,

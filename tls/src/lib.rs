@@ -19,7 +19,7 @@ pub mod testing;
 
 pub use client::{Client, ClientFiles, Dialer, InvalidHost};
 pub use door::Door;
-pub use files::{Unusable, What};
+pub use files::{Incomplete, Unusable, What};
 pub use refusal::{Reason, Refusals};
 pub use reload::{Reloaded, Source};
 pub use server::{Server, ServerFiles};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 
-use crate::files::{self, Identity, Unusable, What};
+use crate::files::{self, Identity, Incomplete, Unusable, What};
 use crate::reload::{Reloaded, Source};
 
 /// A server's certificates, as its files have them.
@@ -21,6 +21,25 @@ pub struct ServerFiles {
     pub key: PathBuf,
     /// The authorities one of which must have signed the caller's certificate; `None` where callers need none.
     pub client_authorities: Option<PathBuf>,
+}
+
+impl ServerFiles {
+    /// The files that are named, where any is.
+    ///
+    /// # Errors
+    /// Where some are named, and not those that go with them.
+    pub fn of(
+        certificate: Option<PathBuf>,
+        key: Option<PathBuf>,
+        client_authorities: Option<PathBuf>,
+    ) -> Result<Option<Self>, Incomplete> {
+        match (certificate, key) {
+            (Some(certificate), Some(key)) => Ok(Some(Self { certificate, key, client_authorities })),
+            (None, None) if client_authorities.is_some() => Err(Incomplete::Authorities),
+            (None, None) => Ok(None),
+            (Some(_), None) | (None, Some(_)) => Err(Incomplete::Identity),
+        }
+    }
 }
 
 impl Source for ServerFiles {

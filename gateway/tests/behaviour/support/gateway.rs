@@ -7,6 +7,7 @@ use std::time::Duration;
 use cluster::{Alias, Freshness, Sight, View, Worker};
 use gateway::config::Serving;
 use gateway::fleet::Fleet;
+use gateway::guard::Guard;
 use gateway::pool::Sources;
 use gateway::{Ends, Exit};
 use proto::v1::embeddings_client::EmbeddingsClient;
@@ -72,6 +73,11 @@ impl Gateway {
 
     /// A gateway that has seen `view`, and perhaps no worker yet.
     pub(crate) async fn begin(view: View, serving: Serving) -> Self {
+        Self::guarded(view, serving, Guard::default()).await
+    }
+
+    /// The same, and not everybody is let in.
+    pub(crate) async fn guarded(view: View, serving: Serving, guard: Guard) -> Self {
         let public = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let operators = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, admin) = (public.local_addr().unwrap(), operators.local_addr().unwrap());
@@ -80,7 +86,7 @@ impl Gateway {
         let (picture, fleet) = watch::channel(Arc::default());
         let sources = Sources { views: viewed, sight: seen };
         let (record, told) = watch::channel(cluster::Gateway::default());
-        let ends = Ends { public, admin: operators, sources, fleet: picture, record };
+        let ends = Ends { public, admin: operators, sources, fleet: picture, record, guard };
         let stop = CancellationToken::new();
         let served = TaskTracker::new().spawn(gateway::run(ends, serving, stop.clone()));
         Self { address, admin, views, sight, fleet, record: told, stop, served }

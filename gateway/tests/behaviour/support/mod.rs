@@ -1,6 +1,8 @@
 //! What the tests hold at both ends: workers that do as they are told, and a cluster that is what a test says.
 
 pub(crate) mod gateway;
+pub(crate) mod keys;
+pub(crate) mod log;
 pub(crate) mod raw;
 pub(crate) mod worker;
 

@@ -1,0 +1,45 @@
+//! All that is logged on one thread.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use tracing::Level;
+use tracing::subscriber::DefaultGuard;
+
+/// What was logged since [`Log::keep`], down to the last detail, ours and that of every library. Of the runtime of a
+/// test it sees everything as long as that has one thread.
+pub(crate) struct Log {
+    lines: Lines,
+    _kept: DefaultGuard,
+}
+
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    pub(crate) fn keep() -> Self {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(Level::TRACE)
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        Self { lines, _kept: tracing::subscriber::set_default(subscriber) }
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.lines.0.lock().unwrap()).into_owned()
+    }
+}
+
+impl io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
