@@ -196,17 +196,18 @@ impl Publication {
         Ok(())
     }
 
-    /// Ends it: the checkpoint is in the store. Returns its digest.
+    /// Ends it: the checkpoint is in the store. Returns its digest. Published files that `manifest` does not list are
+    /// left to a collection.
     ///
     /// # Errors
-    /// [`Error::Format`] where `manifest` is not of these files; [`Error::Missing`] where not all of them came; and
-    /// what befalls a store.
+    /// [`Error::Format`] where `manifest` lists another file; [`Error::Missing`] where not all that were published came;
+    /// and what befalls a store.
     pub async fn finish(self, manifest: &Manifest) -> Result<String, Error> {
         if let Some(sha256) = self.uploads.keys().next() {
             return Err(Error::Missing(format!("blob {sha256}")));
         }
-        if manifest.files != self.files {
-            return Err(Error::format("the manifest", "it is not of the files that were published"));
+        if let Some(file) = manifest.files.iter().find(|file| !self.files.contains(file)) {
+            return Err(Error::format("the manifest", format!("{} was not published with it", file.path)));
         }
         let digest = manifest.digest();
         self.store.put(&self.store.manifest_path(&digest), manifest.canonical().into_bytes()).await?;

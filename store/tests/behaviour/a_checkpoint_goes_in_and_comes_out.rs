@@ -91,12 +91,14 @@ async fn nothing_is_seen_before_it_is_whole(store: &Store) {
         send(&mut publication, &checkpoint, 50, 1).await.unwrap();
         read(store, file, 0).await.unwrap();
     }
-    let other = Checkpoint::new(4, &[("a", 100)]);
-    let error = publication.finish(&other.manifest()).await.unwrap_err();
-    assert!(matches!(error, Error::Format { .. }), "{error}");
-    let whole = store.publish(&other.files).await.unwrap();
+    // What its loader does not read is no part of it.
+    let part = Checkpoint::new(4, &[("a", 100)]);
+    let digest = publication.finish(&part.manifest()).await.unwrap();
+    assert_eq!(store.manifest(&digest).await.unwrap(), part.manifest());
+    let whole = store.publish(&part.files).await.unwrap();
     assert!(whole.is_whole());
-    whole.abandon().await.unwrap();
+    let error = whole.finish(&checkpoint.manifest()).await.unwrap_err();
+    assert!(matches!(error, Error::Format { .. }), "{error}");
     let unfinished = Checkpoint::new(40, &[("a", 100)]);
     let publication = store.publish(&unfinished.files).await.unwrap();
     let error = publication.finish(&unfinished.manifest()).await.unwrap_err();
