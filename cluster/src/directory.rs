@@ -153,13 +153,14 @@ impl<F: Fn(&WorkerId) -> bool + Send + Sync> Observer<F> {
         Ok(())
     }
 
-    fn apply(&mut self, view: View) {
+    fn apply(&mut self, mut view: View) {
         let old = self.sight(Freshness::Current);
         self.doubts = 0;
         if matches!(old, Freshness::Stale | Freshness::Doubted) {
             tracing::info!("the view of the cluster is current again");
         }
         self.views.send_if_modified(|published| {
+            view.keep_epochs(published);
             if **published == view {
                 return false;
             }

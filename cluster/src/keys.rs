@@ -89,6 +89,11 @@ impl Keys {
         format!("{}ready/{model}/{digest}/", self.root)
     }
 
+    /// The prefix of all gateways.
+    pub(crate) fn gateways(&self) -> String {
+        format!("{}gateways/", self.root)
+    }
+
     /// The prefix of the versions of `model`, or of all models.
     pub(crate) fn versions(&self, model: Option<&Name>) -> String {
         match model {

@@ -1,4 +1,4 @@
-//! Who is alive, what they have loaded, and what a model's name means: the control plane, in etcd.
+//! Who is alive, what they have loaded, what a model's name means and how that changes: the control plane, in etcd.
 //!
 //! A worker [joins](Membership::join) with what it is ready to run, and stays registered under a lease for as long
 //! as it wants. A gateway [follows](follow()) the cluster and always has a whole [`View`], however long etcd is away.
@@ -53,24 +53,59 @@
 //! # }
 //! ```
 //!
+//! A gateway registers what it has seen and what its calls need, and stands for the lead: one of the gateways carries
+//! out the [swaps](Swap) that people ask for ([`Etcd::request_swap`], [`Etcd::roll_back`], [`Etcd::request_retire`]). A
+//! worker holds what is [`desired`].
+//!
+//! ```no_run
+//! # async fn example(etcd: cluster::Etcd, view: tokio::sync::watch::Receiver<std::sync::Arc<cluster::View>>)
+//! #     -> Result<(), Box<dyn std::error::Error>> {
+//! use cluster::{Gateway, GatewayId, MembershipOptions, Presence, SwapPlan, SwapSettings};
+//! use tokio_util::{sync::CancellationToken, task::TaskTracker};
+//!
+//! let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+//! let mut said = Gateway { address: "10.0.0.1:8080".into(), ..Gateway::default() };
+//! let own = (GatewayId::parse("chosen-at-random")?, &said);
+//! let presence = Presence::join(etcd.clone(), own, MembershipOptions::default(), &tasks, stop.clone());
+//! let settings = SwapSettings::default();
+//! tasks.spawn(cluster::lead(etcd.clone(), presence.candidate(), view, settings, stop.clone()));
+//!
+//! // Whenever an epoch was taken in, or the last call on another checkpoint has ended.
+//! said.epochs.insert("minilm".into(), 2);
+//! presence.update(&said);
+//!
+//! let swap = etcd.request_swap("minilm", "5a1e", &SwapPlan::default()).await?;
+//! println!("swap {} is {:?}", swap.swap_id, swap.state);
+//!
+//! presence.leave().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! This is not the data plane: a worker's health is its stream to the gateway, within a second; a lease takes ten.
 //! It is the only crate that speaks to etcd.
 
 mod accept;
 mod backoff;
 mod claim;
+mod clock;
 mod desired;
 mod directory;
 mod error;
 mod etcd;
 mod keys;
+mod lead;
 mod lease;
 mod leasing;
 mod listing;
 mod membership;
 mod name;
+mod operator;
+mod presence;
 mod record;
+mod registrar;
 mod sayings;
+mod swap;
 mod transaction;
 mod versions;
 mod view;
@@ -82,13 +117,17 @@ pub use desired::{Desired, Wish, desired};
 pub use directory::{Directory, Follow, Freshness, Pace, Sight, follow};
 pub use error::Error;
 pub use etcd::{Etcd, InvalidSettings, Settings};
+pub use lead::lead;
 pub use listing::EtcdDirectory;
 pub use membership::{Membership, MembershipOptions, Registration};
 pub use name::{GatewayId, InvalidName, Name, WorkerId};
+pub use operator::RequestError;
+pub use presence::{Candidate, Presence};
 pub use record::{
     Alias, Canary, CanaryPlan, Comparison, Gateway, Golden, Histogram, Leader, MalformedGolden, ModelKind,
     Nack, NackReason, Pin, Ready, Refusal, Sample, Shadow, ShadowSample, Side, Spread, Swap, SwapEvent,
     SwapMode, SwapPlan, SwapState, TrialSample, Unreadable, Version, Worker,
 };
+pub use swap::{Refused, SwapSettings};
 pub use versions::{JobFence, ListedVersion, PutVersion};
 pub use view::{Change, Revisions, View};

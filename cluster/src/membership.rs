@@ -1,29 +1,18 @@
 //! Being in the cluster: a worker's keys under a lease, for as long as the process wants them there.
 //!
-//! [`Membership::join`] never waits for etcd and never fails because of it: losing a key is not dying. One task
-//! does what [`Lease`] says, one step at a time; there is no second place that knows how the registration stands.
+//! [`Membership::join`] never waits for etcd and never fails because of it: losing a key is not dying.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{self, Instant};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::backoff::{Backoff, roll};
-use crate::error::Error;
 use crate::etcd::Etcd;
 use crate::keys::{Key, Keys};
-use crate::lease::{Event, Lease, LeaseId, Step};
 use crate::name::Name;
 use crate::record::{Ready, Worker, encode};
-
-/// How long [`Membership::leave`] tries to take the keys away; after that they go with the lease.
-const LEAVE_WITHIN: Duration = Duration::from_secs(4);
-
-/// etcd counts in seconds.
-const SHORTEST_TTL: Duration = Duration::from_secs(1);
+use crate::registrar::{Entries, Place};
 
 /// What a worker says of itself.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,12 +25,12 @@ pub struct Registration {
 
 impl Registration {
     /// The entries of etcd that say so.
-    fn entries(&self, keys: &Keys) -> BTreeMap<String, Vec<u8>> {
+    fn entries(self, keys: &Keys) -> Entries {
         let Self { worker, ready } = self;
         let own = (keys.format(&Key::Worker(worker.id.clone())), worker.encode());
-        let ready = ready.iter().map(|(model, digest, ready)| {
-            let key = Key::Ready { model: model.clone(), digest: digest.clone(), worker: worker.id.clone() };
-            (keys.format(&key), encode(ready))
+        let ready = ready.into_iter().map(|(model, digest, ready)| {
+            let key = Key::Ready { model, digest, worker: worker.id.clone() };
+            (keys.format(&key), encode(&ready))
         });
         std::iter::once(own).chain(ready).collect()
     }
@@ -65,10 +54,8 @@ impl Default for MembershipOptions {
 #[derive(Debug)]
 #[must_use = "dropping it leaves the cluster"]
 pub struct Membership {
-    wanted: watch::Sender<Registration>,
-    registered: watch::Receiver<bool>,
-    leaving: DropGuard,
-    gone: CancellationToken,
+    etcd: Etcd,
+    place: Place,
 }
 
 impl Membership {
@@ -81,37 +68,21 @@ impl Membership {
         tasks: &TaskTracker,
         stop: CancellationToken,
     ) -> Self {
-        let (wanted, wishes) = watch::channel(registration);
-        let (tell, registered) = watch::channel(false);
-        let (leaving, gone) = (CancellationToken::new(), CancellationToken::new());
-        let ttl = options.ttl.max(SHORTEST_TTL);
-        let registrar = Registrar {
-            etcd,
-            ttl,
-            wishes,
-            tell,
-            touched: BTreeSet::new(),
-            confirmed: BTreeMap::new(),
-            lease: Lease::new(ttl, Instant::now()),
-        };
-        tasks.spawn(registrar.run(stop, leaving.clone(), gone.clone().drop_guard()));
-        Self { wanted, registered, leaving: leaving.drop_guard(), gone }
+        let entries = registration.entries(etcd.keys());
+        let place = Place::take(etcd.clone(), entries, options.ttl, tasks, stop);
+        Self { etcd, place }
     }
 
     /// Says something else from now on: another checkpoint is ready, or the worker drains.
     pub fn update(&self, registration: Registration) {
-        self.wanted.send_if_modified(|wanted| {
-            let differs = *wanted != registration;
-            *wanted = registration;
-            differs
-        });
+        self.place.update(registration.entries(self.etcd.keys()));
     }
 
     /// Whether others can be expected to see the registration: false until it was first written, and while the
     /// lease is lost or was not renewed in time. Closed once the place is given up.
     #[must_use]
     pub fn registered(&self) -> watch::Receiver<bool> {
-        self.registered.clone()
+        self.place.registered()
     }
 
     /// Gives the place up and waits until the keys are gone, but not long: where etcd does not answer they go with
@@ -120,118 +91,6 @@ impl Membership {
     /// Say that the worker is draining *before*, here and on its health stream: a gateway that loses a worker that
     /// still answers, and said no goodbye, suspects etcd.
     pub async fn leave(self) {
-        drop(self.leaving);
-        self.gone.cancelled().await;
-    }
-}
-
-/// The task behind a [`Membership`].
-struct Registrar {
-    etcd: Etcd,
-    ttl: Duration,
-    wishes: watch::Receiver<Registration>,
-    tell: watch::Sender<bool>,
-    /// Keys that may be in etcd because of us: an attempt without an answer may have been carried out.
-    touched: BTreeSet<String>,
-    /// What was last written, unless an attempt to write something has failed since.
-    confirmed: BTreeMap<String, Vec<u8>>,
-    lease: Lease,
-}
-
-impl Registrar {
-    /// Keeps the registration until `stop` or `leaving`. `_gone` tells that it is over, however it ends.
-    async fn run(mut self, stop: CancellationToken, leaving: CancellationToken, _gone: DropGuard) {
-        stop.run_until_cancelled(leaving.run_until_cancelled(self.keep())).await;
-        self.revoke().await;
-        self.tell.send_replace(false);
-    }
-
-    /// Cancelled in any step, it leaves at worst a lease that nobody renews.
-    async fn keep(&mut self) {
-        loop {
-            let event = self.perform(self.lease.step(Instant::now())).await;
-            let now = Instant::now();
-            self.lease.on(event, now, roll());
-            let registered = self.lease.is_registered(now);
-            self.tell.send_if_modified(|told| std::mem::replace(told, registered) != registered);
-        }
-    }
-
-    async fn perform(&mut self, step: Step) -> Event {
-        let outcome = match step {
-            Step::WaitUntil(then) => return self.wait(then).await,
-            Step::Grant => self.etcd.grant_lease(self.ttl).await.map(Event::Granted),
-            Step::Write(lease) => self.write(lease).await.map(|()| Event::Written),
-            Step::Renew(lease) => self.etcd.renew_lease(lease).await.map(|()| Event::Renewed),
-        };
-        match outcome {
-            Ok(event) => {
-                if self.lease.is_failing() {
-                    tracing::info!("etcd takes the registration again");
-                }
-                event
-            }
-            Err(error) if error.says_lease_is_lost() => {
-                tracing::warn!("the registration was lost with its lease, registering again");
-                Event::Lost
-            }
-            Err(error) => {
-                self.report(&error);
-                Event::Failed
-            }
-        }
-    }
-
-    async fn wait(&mut self, then: Instant) -> Event {
-        tokio::select! {
-            () = time::sleep_until(then) => Event::Waited,
-            // Cancel safe. Fails once the handle is dropped, and then `leaving` ends the task.
-            Ok(()) = self.wishes.changed() => Event::Updated,
-        }
-    }
-
-    async fn write(&mut self, lease: LeaseId) -> Result<(), Error> {
-        let entries = self.wishes.borrow_and_update().entries(self.etcd.keys());
-        let outdated: Vec<String> =
-            self.touched.iter().filter(|key| !entries.contains_key(*key)).cloned().collect();
-        self.touched.extend(entries.keys().cloned());
-        let nothing_new = std::mem::take(&mut self.confirmed) == entries;
-
-        let wrote = self.etcd.hold_entries(lease, &entries).await?;
-        self.etcd.remove_entries(&outdated).await?;
-
-        if wrote && nothing_new && self.lease.is_registered(Instant::now()) {
-            tracing::warn!(
-                "somebody had changed or removed our keys; is another process using this worker id?"
-            );
-        }
-        self.touched = entries.keys().cloned().collect();
-        self.confirmed = entries;
-        Ok(())
-    }
-
-    /// Once per outage aloud.
-    fn report(&self, error: &(dyn std::error::Error + 'static)) {
-        if self.lease.is_failing() {
-            tracing::debug!(error, "etcd still does not take the registration");
-        } else {
-            tracing::warn!(error, "etcd does not take the registration, trying again until it does");
-        }
-    }
-
-    async fn revoke(&mut self) {
-        let Some(lease) = self.lease.id() else { return };
-        let retry = Backoff { first: Duration::from_millis(100), ceiling: Duration::from_secs(1) };
-        let attempts = async {
-            let mut failures = 0;
-            while let Err(error) = self.etcd.revoke_lease(lease).await {
-                tracing::debug!(error = &error as &dyn std::error::Error, "the lease is not revoked yet");
-                time::sleep(retry.delay(failures, roll())).await;
-                failures += 1;
-            }
-        };
-        if time::timeout(LEAVE_WITHIN, attempts).await.is_err() {
-            tracing::warn!(ttl = ?self.ttl, "etcd does not answer: the registration goes with its lease");
-        }
+        self.place.leave().await;
     }
 }

@@ -24,6 +24,8 @@ pub(crate) enum Fact {
     Since { key: Key, created: i64 },
     /// No worker is ready with the checkpoint.
     NobodyReady { model: Name, digest: Name },
+    /// No gateway came, or wrote its record, after this revision.
+    GatewaysQuietSince(i64),
 }
 
 /// What a transaction writes.
@@ -81,6 +83,9 @@ impl Fact {
             Self::NobodyReady { model, digest } => {
                 Compare::create_revision(keys.ready_with(model, digest), CompareOp::Equal, 0).with_prefix()
             }
+            Self::GatewaysQuietSince(revision) => {
+                Compare::mod_revision(keys.gateways(), CompareOp::Less, revision + 1).with_prefix()
+            }
         }
     }
 }
@@ -137,6 +142,22 @@ impl Etcd {
             }
         }
         Ok(found)
+    }
+
+    /// At most `limit` keys of those that begin with `prefix`. `call` names it for errors.
+    ///
+    /// # Errors
+    /// As every call.
+    pub(crate) async fn some_keys(
+        &self,
+        call: &'static str,
+        prefix: &str,
+        limit: i64,
+    ) -> Result<Vec<Key>, Error> {
+        let options = GetOptions::new().with_prefix().with_keys_only().with_limit(limit);
+        let get = |client: Client| async move { client.kv_client().get(prefix, Some(options)).await };
+        let answer = self.call(call, get).await?;
+        Ok(answer.kvs().iter().filter_map(|entry| self.keys().parse(entry.key()).ok()).collect())
     }
 
     fn found(&self, key: &Key, entry: &etcd_client::KeyValue) -> Result<Option<Found>, Error> {

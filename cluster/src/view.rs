@@ -34,6 +34,9 @@ pub struct View {
     pub gateways: BTreeMap<GatewayId, Gateway>,
     /// The gateway that carries swaps out, if there is one at present.
     pub leader: Option<Leader>,
+    /// Models whose alias here was seen before and is missing in etcd, or is of an earlier epoch there: etcd was wiped,
+    /// or restored from a snapshot. The leader puts these aliases back.
+    pub overtaken: BTreeSet<String>,
     /// When entries were written: what a change rests on is compared by it. Empty in a view that nobody acts on.
     pub revisions: Revisions,
 }
@@ -44,7 +47,6 @@ pub struct Revisions {
     of: BTreeMap<Key, Revision>,
 }
 
-#[cfg(test)]
 impl Revisions {
     /// When the entry at `key` was last written; 0 where there is none.
     pub(crate) fn modified(&self, key: &Key) -> i64 {
@@ -79,6 +81,17 @@ impl View {
         });
         let view = Self::of(known);
         (view, skipped)
+    }
+
+    /// Keeps what `older` knows of names where that is of a later epoch: an epoch that was seen is never unseen,
+    /// whatever becomes of etcd.
+    pub(crate) fn keep_epochs(&mut self, older: &Self) {
+        for (model, known) in &older.aliases {
+            if self.aliases.get(model).is_none_or(|alias| alias.epoch < known.epoch) {
+                self.aliases.insert(model.clone(), known.clone());
+                self.overtaken.insert(model.clone());
+            }
+        }
     }
 
     /// The view of these entries, in any order.

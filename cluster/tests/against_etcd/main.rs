@@ -18,6 +18,7 @@ mod outages;
 mod registration;
 mod silence;
 mod slow;
+mod swaps;
 mod versions;
 
 use std::sync::Arc;

@@ -1,0 +1,204 @@
+//! Entries of etcd under a lease, for as long as a process wants them there.
+//!
+//! [`Place::take`] never waits for etcd and never fails because of it: losing a key is not dying. One task does what
+//! [`Lease`] says, one step at a time; there is no second place that knows how the registration stands.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{self, Instant};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use crate::backoff::{Backoff, roll};
+use crate::error::Error;
+use crate::etcd::Etcd;
+use crate::lease::{Event, Lease, LeaseId, Step};
+
+/// How long [`Place::leave`] tries to take the entries away; after that they go with the lease.
+const LEAVE_WITHIN: Duration = Duration::from_secs(4);
+
+/// etcd counts in seconds.
+const SHORTEST_TTL: Duration = Duration::from_secs(1);
+
+/// Keys and values.
+pub(crate) type Entries = BTreeMap<String, Vec<u8>>;
+
+/// A place in etcd. Dropping it gives it up too, without waiting.
+#[derive(Debug)]
+pub(crate) struct Place {
+    wanted: watch::Sender<Entries>,
+    registered: watch::Receiver<bool>,
+    lease: watch::Receiver<Option<LeaseId>>,
+    leaving: DropGuard,
+    gone: CancellationToken,
+}
+
+impl Place {
+    /// Makes `entries` be there under a lease of `ttl`, until [`leave`](Self::leave), or until `stop`. Returns at once;
+    /// the work is done by a task of `tasks`.
+    pub(crate) fn take(
+        etcd: Etcd,
+        entries: Entries,
+        ttl: Duration,
+        tasks: &TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
+        let (wanted, wishes) = watch::channel(entries);
+        let (tell, registered) = watch::channel(false);
+        let (tell_lease, lease) = watch::channel(None);
+        let (leaving, gone) = (CancellationToken::new(), CancellationToken::new());
+        let ttl = ttl.max(SHORTEST_TTL);
+        let registrar = Registrar {
+            etcd,
+            ttl,
+            wishes,
+            tell,
+            tell_lease,
+            touched: BTreeSet::new(),
+            confirmed: BTreeMap::new(),
+            lease: Lease::new(ttl, Instant::now()),
+        };
+        tasks.spawn(registrar.run(stop, leaving.clone(), gone.clone().drop_guard()));
+        Self { wanted, registered, lease, leaving: leaving.drop_guard(), gone }
+    }
+
+    /// Other entries from now on.
+    pub(crate) fn update(&self, entries: Entries) {
+        self.wanted.send_if_modified(|wanted| {
+            let differs = *wanted != entries;
+            *wanted = entries;
+            differs
+        });
+    }
+
+    /// Whether others can be expected to see the entries. Closed once the place is given up.
+    pub(crate) fn registered(&self) -> watch::Receiver<bool> {
+        self.registered.clone()
+    }
+
+    /// The lease, while others can be expected to see the entries. Closed once the place is given up.
+    pub(crate) fn lease(&self) -> watch::Receiver<Option<LeaseId>> {
+        self.lease.clone()
+    }
+
+    /// Gives the place up and waits until the entries are gone, but not long.
+    pub(crate) async fn leave(self) {
+        drop(self.leaving);
+        self.gone.cancelled().await;
+    }
+}
+
+/// The task behind a [`Place`].
+struct Registrar {
+    etcd: Etcd,
+    ttl: Duration,
+    wishes: watch::Receiver<Entries>,
+    tell: watch::Sender<bool>,
+    tell_lease: watch::Sender<Option<LeaseId>>,
+    /// Keys that may be in etcd because of us: an attempt without an answer may have been carried out.
+    touched: BTreeSet<String>,
+    /// What was last written, unless an attempt to write something has failed since.
+    confirmed: Entries,
+    lease: Lease,
+}
+
+impl Registrar {
+    /// Keeps the registration until `stop` or `leaving`. `_gone` tells that it is over, however it ends.
+    async fn run(mut self, stop: CancellationToken, leaving: CancellationToken, _gone: DropGuard) {
+        stop.run_until_cancelled(leaving.run_until_cancelled(self.keep())).await;
+        self.revoke().await;
+        self.tell_lease.send_replace(None);
+        self.tell.send_replace(false);
+    }
+
+    /// Cancelled in any step, it leaves at worst a lease that nobody renews.
+    async fn keep(&mut self) {
+        loop {
+            let event = self.perform(self.lease.step(Instant::now())).await;
+            let now = Instant::now();
+            self.lease.on(event, now, roll());
+            let registered = self.lease.is_registered(now);
+            let lease = self.lease.id().filter(|_| registered);
+            self.tell_lease.send_if_modified(|told| std::mem::replace(told, lease) != lease);
+            self.tell.send_if_modified(|told| std::mem::replace(told, registered) != registered);
+        }
+    }
+
+    async fn perform(&mut self, step: Step) -> Event {
+        let outcome = match step {
+            Step::WaitUntil(then) => return self.wait(then).await,
+            Step::Grant => self.etcd.grant_lease(self.ttl).await.map(Event::Granted),
+            Step::Write(lease) => self.write(lease).await.map(|()| Event::Written),
+            Step::Renew(lease) => self.etcd.renew_lease(lease).await.map(|()| Event::Renewed),
+        };
+        match outcome {
+            Ok(event) => {
+                if self.lease.is_failing() {
+                    tracing::info!("etcd takes the registration again");
+                }
+                event
+            }
+            Err(error) if error.says_lease_is_lost() => {
+                tracing::warn!("the registration was lost with its lease, registering again");
+                Event::Lost
+            }
+            Err(error) => {
+                self.report(&error);
+                Event::Failed
+            }
+        }
+    }
+
+    async fn wait(&mut self, then: Instant) -> Event {
+        tokio::select! {
+            () = time::sleep_until(then) => Event::Waited,
+            // Cancel safe. Fails once the handle is dropped, and then `leaving` ends the task.
+            Ok(()) = self.wishes.changed() => Event::Updated,
+        }
+    }
+
+    async fn write(&mut self, lease: LeaseId) -> Result<(), Error> {
+        let entries = self.wishes.borrow_and_update().clone();
+        let outdated: Vec<String> =
+            self.touched.iter().filter(|key| !entries.contains_key(*key)).cloned().collect();
+        self.touched.extend(entries.keys().cloned());
+        let nothing_new = std::mem::take(&mut self.confirmed) == entries;
+
+        let wrote = self.etcd.hold_entries(lease, &entries).await?;
+        self.etcd.remove_entries(&outdated).await?;
+
+        if wrote && nothing_new && self.lease.is_registered(Instant::now()) {
+            tracing::warn!("somebody had changed or removed our keys; is another process using this id?");
+        }
+        self.touched = entries.keys().cloned().collect();
+        self.confirmed = entries;
+        Ok(())
+    }
+
+    /// Once per outage aloud.
+    fn report(&self, error: &(dyn std::error::Error + 'static)) {
+        if self.lease.is_failing() {
+            tracing::debug!(error, "etcd still does not take the registration");
+        } else {
+            tracing::warn!(error, "etcd does not take the registration, trying again until it does");
+        }
+    }
+
+    async fn revoke(&mut self) {
+        let Some(lease) = self.lease.id() else { return };
+        let retry = Backoff { first: Duration::from_millis(100), ceiling: Duration::from_secs(1) };
+        let attempts = async {
+            let mut failures = 0;
+            while let Err(error) = self.etcd.revoke_lease(lease).await {
+                tracing::debug!(error = &error as &dyn std::error::Error, "the lease is not revoked yet");
+                time::sleep(retry.delay(failures, roll())).await;
+                failures += 1;
+            }
+        };
+        if time::timeout(LEAVE_WITHIN, attempts).await.is_err() {
+            tracing::warn!(ttl = ?self.ttl, "etcd does not answer: the registration goes with its lease");
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! What the leader does next about each model. Pure, and level-triggered: it looks at a whole view, every time anew.
+
+use std::collections::BTreeSet;
+
+use super::memory::{Memory, Moment};
+use super::moves::Move;
+use super::prepare::{Fleet, Waves, count, widen};
+use super::release::{SwapSettings, released};
+use super::step::Standing;
+use super::trial::{Verdict, judge};
+use crate::name::Name;
+use crate::record::{Alias, Comparison, Swap, SwapMode, SwapState};
+use crate::view::View;
+
+/// The next move of each model of `view` that has one, and how the model stands.
+pub(super) fn decide<'a>(
+    view: &'a View,
+    memory: &Memory,
+    now: Moment,
+    settings: SwapSettings,
+) -> Vec<(Standing<'a>, Move)> {
+    let models: BTreeSet<&String> = view.aliases.keys().chain(view.swaps.keys()).collect();
+    models
+        .into_iter()
+        // A name that could be no key was read from none.
+        .filter_map(|model| Name::parse(model.as_str()).ok())
+        .filter_map(|model| {
+            let case = Case { view, memory, now, settings, standing: Standing::of(view, model) };
+            let next = case.next()?;
+            Some((case.standing, next))
+        })
+        .collect()
+}
+
+/// One model, and all that its next move may rest on.
+struct Case<'v, 'm> {
+    view: &'v View,
+    memory: &'m Memory,
+    now: Moment,
+    settings: SwapSettings,
+    standing: Standing<'v>,
+}
+
+impl<'v> Case<'v, '_> {
+    fn next(&self) -> Option<Move> {
+        if self.view.overtaken.contains(self.model()) {
+            return self.standing.alias.map(Move::restore);
+        }
+        let of_swap = self.standing.swap.and_then(|swap| match swap.state {
+            SwapState::Requested => self.requested(swap),
+            SwapState::Preparing => self.preparing(swap),
+            SwapState::Trial => self.trial(swap),
+            SwapState::Committed => self.committed(swap),
+            SwapState::Retired | SwapState::Aborted | SwapState::RolledBack => self.over(swap),
+        });
+        of_swap.or_else(|| self.let_go_of_what_leaves())
+    }
+
+    /// Takes the swap up, once nothing is left of the one before.
+    fn requested(&self, swap: &Swap) -> Option<Move> {
+        if self.is_overtaken(swap) {
+            return Some(Move::abort(swap, "the name was moved meanwhile", self.now.unix_ms));
+        }
+        match self.before() {
+            Some((alias, prev)) if prev != swap.to => self.make_way(swap, (alias, prev)),
+            Some(_) | None => Some(self.prepare(swap)),
+        }
+    }
+
+    /// Lets go of what the name meant before the last swap, so that never more than two are loaded for a swap.
+    fn make_way(&self, swap: &Swap, (alias, prev): (&Alias, &str)) -> Option<Move> {
+        match released(self.view, (self.model(), alias, prev), self.quiet()) {
+            Ok(fact) => Some(Move::let_go((alias, prev), Some(swap), fact, self.now.unix_ms)),
+            Err(held) if self.is_late(swap) => {
+                let reason = format!("{prev}, from before the last swap, could not be let go: {held}");
+                Some(Move::abort(swap, reason, self.now.unix_ms))
+            }
+            Err(_) => None,
+        }
+    }
+
+    fn prepare(&self, swap: &Swap) -> Move {
+        let fleet = Fleet::of(self.view, &self.standing.model, swap);
+        let three_quarters = count((3 * fleet.served_by()).div_ceil(4).max(1));
+        let min_ready = swap.plan.min_ready.unwrap_or(three_quarters);
+        Move::prepare(swap, (count(fleet.size()), min_ready), self.now.unix_ms)
+    }
+
+    /// Waits for workers, makes room for them, and goes on when enough are ready and the others had their chance.
+    fn preparing(&self, swap: &Swap) -> Option<Move> {
+        if self.is_overtaken(swap) {
+            return Some(Move::abort(swap, "the name was moved meanwhile", self.now.unix_ms));
+        }
+        let fleet = Fleet::of(self.view, &self.standing.model, swap);
+        let enough = count(fleet.ready.len()) >= swap.min_ready;
+        if !fleet.short_of_memory().is_empty() {
+            match self.waves(swap, &fleet) {
+                Waves::Wider(swap, rests_on) => return Some(Move::widen(&swap, rests_on, self.now.unix_ms)),
+                Waves::Hopeless if !enough => {
+                    return Some(self.give_up(
+                        swap,
+                        &fleet,
+                        "the two checkpoints do not fit, and nobody can be spared",
+                    ));
+                }
+                Waves::Hopeless | Waves::Same => {}
+            }
+        }
+        if enough && (fleet.working().next().is_none() || self.is_half_over(swap)) {
+            return Some(self.enough_are_ready(swap, &fleet));
+        }
+        self.is_hopeless(swap, &fleet).map(|reason| self.give_up(swap, &fleet, reason))
+    }
+
+    /// What becomes of the swap where some hold the old checkpoint and have no room for the new one.
+    fn waves(&self, swap: &Swap, fleet: &Fleet<'_>) -> Waves {
+        let from = swap.from.clone().unwrap_or_default();
+        let is_pinned = self.view.pins.contains_key(&(self.model().to_owned(), from));
+        if is_pinned { Waves::Hopeless } else { widen(swap, fleet) }
+    }
+
+    /// Why there will not be enough workers, where that is sure.
+    fn is_hopeless(&self, swap: &Swap, fleet: &Fleet<'_>) -> Option<String> {
+        let incapable = count(fleet.incapable());
+        let capable = swap.workers.max(count(fleet.size())).saturating_sub(incapable);
+        let (ready, min_ready) = (fleet.ready.len(), swap.min_ready);
+        if self.is_late(swap) {
+            Some(format!("{ready} of {min_ready} workers were ready in time"))
+        } else if incapable > 0 && capable < min_ready {
+            Some(format!("{min_ready} workers must be ready, and {incapable} cannot be"))
+        } else {
+            None
+        }
+    }
+
+    /// Aborts, and says why each worker was not ready.
+    fn give_up(&self, swap: &Swap, fleet: &Fleet<'_>, reason: impl Into<String>) -> Move {
+        let mut refusals = fleet.refusals();
+        if self.is_late(swap) {
+            refusals.extend(fleet.late());
+        }
+        Move::abort(&Swap { refusals, ..swap.clone() }, reason, self.now.unix_ms)
+    }
+
+    /// Begins the trial if there is to be one, else commits.
+    fn enough_are_ready(&self, swap: &Swap, fleet: &Fleet<'_>) -> Move {
+        let wants_trial = swap.plan.canary.is_some() || swap.plan.shadow_per_mille > 0;
+        match self.standing.alias {
+            Some(alias) if wants_trial && !swap.commit_requested => {
+                Move::begin_trial(alias, swap, fleet.still_ready(swap), self.now.unix_ms)
+            }
+            alias => Move::commit(alias, swap, fleet, self.now.unix_ms),
+        }
+    }
+
+    /// Ends the trial when it has shown enough.
+    fn trial(&self, swap: &Swap) -> Option<Move> {
+        let sample = self.memory.sample(self.model());
+        let tried = Swap { comparison: Some(Comparison::from(&sample)), ..swap.clone() };
+        let end = |reason: &str| Some(Move::end_trial(self.standing.alias, &tried, reason, self.now.unix_ms));
+        if self.is_overtaken(swap) {
+            return end("the name was moved meanwhile");
+        }
+        let since = swap.trial_since_unix_ms.unwrap_or(swap.requested_unix_ms);
+        match judge(swap, &sample, (since, self.now.unix_ms)) {
+            Verdict::GoOn => None,
+            Verdict::Against(fault) => end(&fault.to_string()),
+            Verdict::For => {
+                let fleet = Fleet::of(self.view, &self.standing.model, swap);
+                if count(fleet.ready.len()) >= swap.min_ready {
+                    return Some(Move::commit(self.standing.alias, &tried, &fleet, self.now.unix_ms));
+                }
+                let too_few = || end("too few workers were still ready at its end");
+                self.is_late(swap).then(too_few).flatten()
+            }
+        }
+    }
+
+    /// Lets go of what the name meant before, when it is time and no call can be left on it.
+    fn committed(&self, swap: &Swap) -> Option<Move> {
+        let Some(before) = self.before() else { return Some(Move::close(swap, self.now.unix_ms)) };
+        let since = swap.committed_unix_ms.unwrap_or(swap.requested_unix_ms);
+        let kept_until = swap.plan.retire_after_ms.map(|ms| since.saturating_add(ms));
+        let is_time = kept_until.is_some_and(|then| self.now.unix_ms >= then);
+        // In waves the others can load the new checkpoint only when the old one is gone.
+        let is_wanted = is_time || swap.retire_requested || swap.mode == SwapMode::Waves;
+        is_wanted.then(|| self.retire(swap, before)).flatten()
+    }
+
+    /// Lets go of what the name meant before a swap that came to nothing, if somebody asked for it.
+    fn over(&self, swap: &Swap) -> Option<Move> {
+        self.before().filter(|_| swap.retire_requested).and_then(|before| self.retire(swap, before))
+    }
+
+    fn retire(&self, swap: &Swap, (alias, prev): (&Alias, &str)) -> Option<Move> {
+        let fact = released(self.view, (self.model(), alias, prev), self.quiet()).ok()?;
+        Some(Move::let_go((alias, prev), Some(swap), fact, self.now.unix_ms))
+    }
+
+    /// Lets go of what answered somebody once and no call can be left on.
+    fn let_go_of_what_leaves(&self) -> Option<Move> {
+        let alias = self.standing.alias?;
+        alias.leaving.iter().find_map(|digest| {
+            let fact = released(self.view, (self.model(), alias, digest), self.quiet()).ok()?;
+            Some(Move::let_go((alias, digest), None, fact, self.now.unix_ms))
+        })
+    }
+
+    /// Whether the name means something else than when the swap was asked for.
+    fn is_overtaken(&self, swap: &Swap) -> bool {
+        self.standing.alias.map(|alias| &alias.digest) != swap.from.as_ref()
+    }
+
+    fn is_late(&self, swap: &Swap) -> bool {
+        self.now.unix_ms >= swap.deadline_unix_ms
+    }
+
+    fn is_half_over(&self, swap: &Swap) -> bool {
+        let half = swap.deadline_unix_ms.saturating_sub(swap.requested_unix_ms) / 2;
+        self.now.unix_ms >= swap.requested_unix_ms.saturating_add(half)
+    }
+
+    fn model(&self) -> &str {
+        self.standing.model.as_str()
+    }
+
+    /// The alias, and what it meant before.
+    fn before(&self) -> Option<(&'v Alias, &'v str)> {
+        let alias = self.standing.alias?;
+        Some((alias, alias.prev.as_deref()?))
+    }
+
+    fn quiet(&self) -> (&Memory, Moment, SwapSettings) {
+        (self.memory, self.now, self.settings)
+    }
+}

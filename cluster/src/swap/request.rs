@@ -1,0 +1,164 @@
+//! What people ask for: promote, roll back, retire. Whichever gateway takes the call writes it down, and the leader
+//! carries on from there; a rollback needs no leader.
+
+use super::step::{Standing, Step};
+use crate::keys::Key;
+use crate::name::{Name, WorkerId};
+use crate::record::{Alias, Swap, SwapPlan, SwapState};
+use crate::transaction::{Fact, Transaction};
+
+/// Why what was asked for is not done. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Publish it first.
+    #[error("the model has no checkpoint {0}")]
+    Unpublished(String),
+    /// There is nothing to do.
+    #[error("the name means {0} already")]
+    Meant(String),
+    /// Wait for it, or roll it back.
+    #[error("a swap to {to} is under way")]
+    UnderWay {
+        /// Where it leads.
+        to: String,
+    },
+    /// Say that a new index space is meant, or promote another checkpoint.
+    #[error(
+        "vectors of {to} cannot be compared with those of {from}: existing indexes would have to be made again"
+    )]
+    OtherSpace {
+        /// What the name means.
+        from: String,
+        /// What it was to mean.
+        to: String,
+    },
+    /// Promote what it is to mean: what it meant before is not known, or no longer loaded.
+    #[error("there is no checkpoint to go back to")]
+    NothingBefore,
+    /// Promote it once workers are ready with it again.
+    #[error("no worker is ready with {0}")]
+    NobodyReady(String),
+    /// There is nothing to do.
+    #[error("the name did not mean {0} before, or that was let go already")]
+    NotBefore(String),
+    /// Promote something else, unpin it, or wait.
+    #[error("{0} is in use")]
+    InUse(String),
+}
+
+/// What a swap is asked to do.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked<'a> {
+    /// Chosen at random.
+    pub(crate) swap_id: &'a str,
+    pub(crate) to: &'a Name,
+    pub(crate) plan: &'a SwapPlan,
+    /// Whether vectors of the two checkpoints can be compared, as far as their versions tell.
+    pub(crate) same_space: bool,
+}
+
+/// What is to be done about something that was asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Asking {
+    /// Nothing: it is under way as it was asked for.
+    UnderWay(Box<Swap>),
+    /// This; the swap is then what is said here.
+    Write(Transaction, Box<Swap>),
+}
+
+/// Asks for a swap at `now`, in milliseconds since 1970. Where the very checkpoint is on trial, ends the trial in its
+/// favour; where it is being prepared already, there is nothing to do.
+pub(crate) fn request(standing: &Standing<'_>, asked: &Asked<'_>, now: u64) -> Result<Asking, Refused> {
+    let to = asked.to.as_str();
+    let from = standing.alias.map(|alias| alias.digest.clone());
+    match standing.swap.filter(|swap| swap.state.is_open()) {
+        Some(swap) if swap.to != to => return Err(Refused::UnderWay { to: swap.to.clone() }),
+        Some(swap) if swap.state == SwapState::Trial && !swap.commit_requested => {
+            let mut swap = Swap { commit_requested: true, ..swap.clone() };
+            swap.note(now, "asked for by hand, without waiting for the end of the trial");
+            return Ok(standing.asking(None, swap, Vec::new()));
+        }
+        Some(swap) => return Ok(Asking::UnderWay(Box::new(swap.clone()))),
+        None => {}
+    }
+    if from.as_deref() == Some(to) {
+        return Err(Refused::Meant(to.to_owned()));
+    }
+    if let (Some(from), false) = (&from, asked.same_space || asked.plan.new_space) {
+        return Err(Refused::OtherSpace { from: from.clone(), to: to.to_owned() });
+    }
+    let swap = Swap::requested(asked.swap_id.to_owned(), (from, to.to_owned()), asked.plan.clone(), now);
+    let published = Key::Version { model: standing.model.clone(), digest: asked.to.clone() };
+    Ok(standing.asking(None, swap, vec![Fact::Present(published)]))
+}
+
+/// Ends the swap under way, or undoes the last one; `ready` are workers that are ready with what the name meant before.
+pub(crate) fn roll_back(standing: &Standing<'_>, ready: &[WorkerId], now: u64) -> Result<Asking, Refused> {
+    let Some(swap) = standing.swap else { return Err(Refused::NothingBefore) };
+    match swap.state {
+        SwapState::Requested | SwapState::Preparing => {
+            let swap = end(swap, SwapState::Aborted, "called off by hand", now);
+            Ok(standing.asking(None, swap, Vec::new()))
+        }
+        SwapState::Trial => {
+            let mut swap = end(swap, SwapState::RolledBack, "called off by hand during the trial", now);
+            let alias = standing.alias.map(Alias::untried);
+            swap.epoch = alias.as_ref().map_or(swap.epoch, |alias| alias.epoch);
+            Ok(standing.asking(alias, swap, Vec::new()))
+        }
+        SwapState::Committed | SwapState::Retired | SwapState::Aborted | SwapState::RolledBack => {
+            go_back(standing, swap, ready, now)
+        }
+    }
+}
+
+/// Makes the name mean what it meant before.
+fn go_back(standing: &Standing<'_>, swap: &Swap, ready: &[WorkerId], now: u64) -> Result<Asking, Refused> {
+    let back = standing.alias.and_then(Alias::rolled_back).ok_or(Refused::NothingBefore)?;
+    let nobody = || Refused::NobodyReady(back.digest.clone());
+    let digest = Name::parse(back.digest.as_str()).map_err(|_| nobody())?;
+    let worker = ready.first().ok_or_else(nobody)?.clone();
+    let rests_on = vec![Fact::Present(Key::Ready { model: standing.model.clone(), digest, worker })];
+    let undone = standing.alias.is_some_and(|alias| alias.digest == swap.to);
+    let mut swap = if undone {
+        end(swap, SwapState::RolledBack, "rolled back by hand", now)
+    } else {
+        // The last swap came to nothing; it is the one before that is undone.
+        let mut swap = swap.clone();
+        swap.note(now, "the swap before this one was rolled back by hand");
+        swap
+    };
+    swap.epoch = back.epoch;
+    Ok(standing.asking(Some(back), swap, rests_on))
+}
+
+/// Asks that what the name meant before be let go: `digest`, or whatever it was.
+pub(crate) fn retire(standing: &Standing<'_>, digest: Option<&str>, now: u64) -> Result<Asking, Refused> {
+    let before = standing.alias.and_then(|alias| alias.prev.as_deref());
+    let (Some(before), Some(swap)) = (before, standing.swap) else { return Err(Refused::NothingBefore) };
+    match digest {
+        Some(digest) if digest != before => return Err(Refused::NotBefore(digest.to_owned())),
+        Some(_) | None => {}
+    }
+    if swap.retire_requested {
+        return Ok(Asking::UnderWay(Box::new(swap.clone())));
+    }
+    let mut swap = Swap { retire_requested: true, ..swap.clone() };
+    swap.note(now, format!("{before} is to be let go"));
+    Ok(standing.asking(None, swap, Vec::new()))
+}
+
+impl Standing<'_> {
+    fn asking(&self, alias: Option<Alias>, swap: Swap, rests_on: Vec<Fact>) -> Asking {
+        let step = Step { alias, swap: Some(swap.clone()), rests_on };
+        Asking::Write(self.take(step), Box::new(swap))
+    }
+}
+
+/// `swap`, over.
+pub(super) fn end(swap: &Swap, state: SwapState, reason: impl Into<String>, now: u64) -> Swap {
+    let reason = reason.into();
+    let mut swap = Swap { state, reason: Some(reason.clone()), ..swap.clone() };
+    swap.note(now, reason);
+    swap
+}

@@ -1,0 +1,164 @@
+//! Whether what a trial has shown speaks for the new checkpoint or against it.
+
+use std::fmt;
+
+use crate::record::{CanaryPlan, Sample, Swap};
+
+/// What follows from a trial so far.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Verdict {
+    /// Nothing yet.
+    GoOn,
+    /// Nothing speaks against the new checkpoint, for long enough.
+    For,
+    /// It answers worse than it may.
+    Against(Fault),
+}
+
+/// What speaks against a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Fault {
+    /// Too many of its calls fail: its share, and the old one's.
+    Errors { new: f64, old: f64 },
+    /// Its slow calls are too slow: their 99th percentiles in milliseconds.
+    Slow { new: f64, old: f64 },
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Errors { new, old } => write!(
+                f,
+                "{:.2} % of the calls on the new checkpoint failed, and {:.2} % of those on the old one",
+                new * 100.0,
+                old * 100.0
+            ),
+            Self::Slow { new, old } => write!(
+                f,
+                "the 99th percentile of latency is {new:.1} ms on the new checkpoint and {old:.1} ms on the old one"
+            ),
+        }
+    }
+}
+
+/// Judges the trial of `swap`, which began at `since`, at `now` (both milliseconds since 1970).
+///
+/// A canary is judged once it has its calls, and not before; at the deadline with whatever calls there were. Shadowed
+/// calls are for people to look at: copies that are dropped for want of room say nothing about a checkpoint.
+pub(super) fn judge(swap: &Swap, sample: &Sample, (since, now): (u64, u64)) -> Verdict {
+    let hold_ms = swap.plan.canary.as_ref().map_or(swap.plan.shadow_ms, |canary| canary.hold_ms);
+    let held = now >= since.saturating_add(hold_ms);
+    if swap.commit_requested {
+        return Verdict::For;
+    }
+    let Some(plan) = &swap.plan.canary else { return if held { Verdict::For } else { Verdict::GoOn } };
+    let is_last_moment = held && now >= swap.deadline_unix_ms;
+    let has_its_calls = sample.new.calls >= plan.min_calls || is_last_moment;
+    if !has_its_calls {
+        return Verdict::GoOn;
+    }
+    match fault(plan, sample) {
+        Some(fault) => Verdict::Against(fault),
+        None if held => Verdict::For,
+        None => Verdict::GoOn,
+    }
+}
+
+fn fault(plan: &CanaryPlan, sample: &Sample) -> Option<Fault> {
+    let Sample { old, new, shadow: _ } = sample;
+    let (new_rate, old_rate) = (new.error_rate(), old.error_rate());
+    if new_rate - old_rate > plan.max_error_excess {
+        return Some(Fault::Errors { new: new_rate, old: old_rate });
+    }
+    // A percentile of a handful of calls is the slowest of them, which is chance.
+    if new.calls < plan.min_calls || old.calls < plan.min_calls {
+        return None;
+    }
+    let (new, old) = (new.latency.quantile(0.99)?, old.latency.quantile(0.99)?);
+    (new > old * plan.max_p99_ratio).then_some(Fault::Slow { new, old })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Side, SwapPlan};
+
+    const SINCE: u64 = 1_000;
+
+    /// A swap whose canary is held for 300 ms and has its calls with ten, to be ready within 10 s.
+    fn swap() -> Swap {
+        let canary = CanaryPlan { hold_ms: 300, min_calls: 10, ..CanaryPlan::of(100) };
+        let plan = SwapPlan { canary: Some(canary), deadline_ms: 10_000, ..SwapPlan::default() };
+        Swap::requested("s".into(), (Some("d".into()), "e".into()), plan, SINCE)
+    }
+
+    /// So many calls of so many milliseconds each, of which so many failed.
+    fn side(calls: u64, ms: f64, errors: u64) -> Side {
+        let mut side = Side::default();
+        (0..calls).for_each(|i| side.record(ms, i < errors));
+        side
+    }
+
+    #[track_caller]
+    fn check(swap: &Swap, (old, new): (Side, Side), after_ms: u64, expected: &str) {
+        let sample = Sample { old, new, ..Sample::default() };
+        let found = match judge(swap, &sample, (SINCE, SINCE + after_ms)) {
+            Verdict::GoOn => "go on",
+            Verdict::For => "for",
+            Verdict::Against(Fault::Errors { .. }) => "errors",
+            Verdict::Against(Fault::Slow { .. }) => "slow",
+        };
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_canary_that_does_well_is_held_for_its_time() {
+        check(&swap(), (side(90, 10.0, 0), side(10, 10.0, 0)), 299, "go on");
+        check(&swap(), (side(90, 10.0, 0), side(10, 10.0, 0)), 300, "for");
+    }
+
+    #[test]
+    fn a_canary_that_does_badly_is_ended_as_soon_as_it_has_its_calls() {
+        check(&swap(), (side(90, 10.0, 0), side(9, 10.0, 9)), 1, "go on");
+        check(&swap(), (side(90, 10.0, 0), side(10, 10.0, 1)), 1, "errors");
+        check(&swap(), (side(100, 10.0, 10), side(10, 10.0, 1)), 300, "for");
+        check(&swap(), (side(90, 10.0, 0), side(10, 20.0, 0)), 1, "slow");
+    }
+
+    #[test]
+    fn latencies_are_not_compared_with_a_handful_of_calls() {
+        check(&swap(), (side(9, 10.0, 0), side(10, 20.0, 0)), 300, "for");
+        check(&swap(), (side(0, 10.0, 0), side(1_000, 20.0, 0)), 300, "for");
+    }
+
+    #[test]
+    fn without_its_calls_it_goes_on_until_the_deadline_and_then_what_there_is_decides() {
+        check(&swap(), (side(90, 10.0, 0), side(9, 10.0, 0)), 9_999, "go on");
+        check(&swap(), (side(90, 10.0, 0), side(9, 10.0, 0)), 10_000, "for");
+        check(&swap(), (side(90, 10.0, 0), side(9, 10.0, 1)), 10_000, "errors");
+        check(&swap(), (side(0, 10.0, 0), side(0, 10.0, 0)), 10_000, "for");
+    }
+
+    #[test]
+    fn a_promotion_by_hand_ends_it() {
+        let hurried = Swap { commit_requested: true, ..swap() };
+        check(&hurried, (side(90, 10.0, 0), side(10, 10.0, 10)), 0, "for");
+    }
+
+    #[test]
+    fn shadowed_calls_alone_only_take_time() {
+        let plan = SwapPlan { shadow_per_mille: 10, shadow_ms: 500, ..SwapPlan::default() };
+        let swap = Swap { plan, ..swap() };
+        check(&swap, (side(90, 10.0, 0), side(0, 10.0, 0)), 499, "go on");
+        check(&swap, (side(90, 10.0, 0), side(0, 10.0, 0)), 500, "for");
+    }
+
+    #[test]
+    fn what_speaks_against_it_is_said_in_a_sentence() {
+        let said = Fault::Errors { new: 0.125, old: 0.0 }.to_string();
+        assert_eq!(
+            said,
+            "12.50 % of the calls on the new checkpoint failed, and 0.00 % of those on the old one"
+        );
+    }
+}
