@@ -2,8 +2,9 @@
 //!
 //! A checkpoint is prepared while others answer calls, on the same cores. What weighs is not how much the preparation
 //! takes in all but whether a batch has to wait for it, so a thread that works beside serving is *nice*: while batches
-//! run it gets about a tenth of a core, and whatever they leave otherwise. It is no nicer than that, because on a
-//! machine that is busy all the time it would never be done.
+//! run it gets about a tenth of a core, and whatever they leave otherwise. A batch runs on all cores and ends with the
+//! slowest of them: beside a thread that was not nice, the 99th percentile of calls that take 5 ms rose from 10 ms to
+//! 250 ms on two cores. It is no nicer than that, because on a machine that is busy all the time it would never be done.
 
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};

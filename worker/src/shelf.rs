@@ -61,8 +61,8 @@ impl<E: Encode> Shelf<E> {
         let probe = resident.probe.clone();
         self.order(Order::Put { digest: digest.clone(), resident }).await?;
         let Sizes { batch_tokens, target } = self.sizes;
-        let run = async |texts| self.run(digest, vec![probe.clone(); texts]).await;
-        let rate = match warm::measure(probe.tokens(), target, patience, run).await {
+        let run = async |batch| self.run(digest, batch).await;
+        let rate = match warm::warm(&probe, (target, patience), run).await {
             Ok(rate) => rate,
             Err(error) => {
                 self.take(digest).await;

@@ -13,26 +13,18 @@ use crate::tokenise::Tokenise;
 const WORDS: &str = "the quick brown fox jumps over the lazy dog ";
 /// Tokens of a text in a warm-up batch, where the window has so many: a middling text.
 const TEXT_TOKENS: usize = 64;
+/// Tokens of the text where others wait: a question.
+const SHORT_TOKENS: usize = 16;
 /// Texts of one batch after the other.
 const SIZES: [usize; 7] = [1, 4, 16, 64, 256, 1024, 4096];
 
-/// How long a warm-up batch may take.
+/// How much a warm-up may hold up others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
-    /// As long as a batch should: nobody waits for the device.
+    /// As long as it takes to know how fast the checkpoint is: nobody waits for the device.
     Ample,
-    /// An eighth of that: calls on other checkpoints run between them.
+    /// A short text: calls on other checkpoints wait for it. Their batches will tell how fast it is.
     Short,
-}
-
-impl Patience {
-    /// A batch that takes this long is the last; the next would be four times as large.
-    fn enough(self, target: Target) -> Duration {
-        match self {
-            Self::Ample => target.batch / 4,
-            Self::Short => target.batch / 32,
-        }
-    }
 }
 
 /// A text that any checkpoint runs, of a middling length.
@@ -45,33 +37,54 @@ pub fn probe(tokenizer: &dyn Tokenise) -> Result<Sequence, TokenizeError> {
     Ok(Sequence::single(sequence.ids))
 }
 
-/// Work per second of batches of texts of so many `tokens`, in tokens: each batch four times the last, until one takes
-/// long enough to say something. `run` runs so many texts and tells how long that took.
+/// Runs the first batches of a checkpoint, made of its `probe`; answers its work per second, in tokens. `run` runs a
+/// batch and tells how long that took.
 ///
 /// # Errors
-/// That of the first run. Where memory runs out, what is known by then has to do.
-pub async fn measure(
+/// That of the first run.
+pub async fn warm(
+    probe: &Sequence,
+    (target, patience): (Target, Patience),
+    mut run: impl AsyncFnMut(Vec<Sequence>) -> Result<Duration, EncodeError>,
+) -> Result<f64, EncodeError> {
+    match patience {
+        Patience::Ample => {
+            measure(probe.tokens(), target, async |texts| run(vec![probe.clone(); texts]).await).await
+        }
+        Patience::Short => {
+            let ids: Vec<u32> = probe.ids.iter().copied().take(SHORT_TOKENS).collect();
+            let tokens = ids.len();
+            run(vec![Sequence::single(ids)]).await.map(|took| rate(tokens, took))
+        }
+    }
+}
+
+/// Work per second of batches of texts of so many `tokens`: each batch four times the last, until one takes long enough
+/// to say something. `run` runs so many texts. Where memory runs out, what is known by then has to do.
+async fn measure(
     tokens: usize,
     target: Target,
-    patience: Patience,
     mut run: impl AsyncFnMut(usize) -> Result<Duration, EncodeError>,
 ) -> Result<f64, EncodeError> {
     let mut best = 0.0;
     for texts in SIZES {
-        let work = texts * schedule::work(tokens);
         let fast = match twice(target.batch, async || run(texts).await).await {
             Ok(fast) => fast,
             Err(EncodeError::OutOfMemory(_)) if best > 0.0 => break,
             Err(error) => return Err(error),
         };
-        #[allow(clippy::cast_precision_loss)] // A batch is small.
-        let rate = work as f64 / fast.as_secs_f64().max(1e-9);
-        best = f64::max(best, rate);
-        if fast >= patience.enough(target) || 4 * work > target.most {
+        let work = texts * schedule::work(tokens);
+        best = f64::max(best, rate(work, fast));
+        if fast >= target.batch / 4 || 4 * work > target.most {
             break;
         }
     }
     Ok(best)
+}
+
+#[allow(clippy::cast_precision_loss)] // A batch is small.
+fn rate(work: usize, took: Duration) -> f64 {
+    work as f64 / took.as_secs_f64().max(1e-9)
 }
 
 /// The shorter time of two runs, for the first of its size pays for what the second finds ready; of one where that
@@ -95,15 +108,15 @@ mod tests {
     async fn go(
         per_token: Duration,
         room: usize,
-        (target, patience): (Target, Patience),
+        how: (Target, Patience),
     ) -> (Result<f64, EncodeError>, Vec<usize>) {
-        let mut runs = Vec::new();
-        let rate = measure(10, target, patience, async |texts| {
-            runs.push(texts);
-            if texts > room {
+        let (mut runs, probe) = (Vec::new(), Sequence::single(vec![1; 10]));
+        let rate = warm(&probe, how, async |texts| {
+            runs.push(texts.len());
+            if texts.len() > room {
                 return Err(EncodeError::OutOfMemory("as told".into()));
             }
-            Ok(per_token * u32::try_from(10 * texts).unwrap())
+            Ok(per_token * u32::try_from(10 * texts.len()).unwrap())
         });
         let rate = rate.await;
         (rate, runs)
@@ -111,12 +124,9 @@ mod tests {
 
     #[tokio::test]
     async fn batches_grow_until_one_takes_long_enough() {
-        let slow = Duration::from_micros(100);
-        let (rate, runs) = go(slow, 9999, (TARGET, Patience::Ample)).await;
+        let (rate, runs) = go(Duration::from_micros(100), 9999, (TARGET, Patience::Ample)).await;
         assert!((rate.unwrap() / 10_000.0 - 1.0).abs() < 1e-6);
         assert_eq!(runs, [1, 1, 4, 4, 16, 16, 64, 64]);
-        assert_eq!(go(slow, 9999, (TARGET, Patience::Short)).await.1, [1, 1, 4, 4]);
-        assert_eq!(go(Duration::from_millis(50), 9999, (TARGET, Patience::Short)).await.1, [1]);
     }
 
     #[tokio::test]
@@ -128,5 +138,21 @@ mod tests {
         assert!(rate.is_ok());
         assert_eq!(runs, [1, 1, 4, 4, 16]);
         assert!(go(Duration::ZERO, 0, ample).await.0.is_err());
+    }
+
+    #[tokio::test]
+    async fn where_others_wait_a_question_has_to_do() {
+        let short = (TARGET, Patience::Short);
+        let (rate, runs) = go(Duration::from_micros(100), 9999, short).await;
+        assert_eq!(runs, [1]);
+        assert!((rate.unwrap() / 10_000.0 - 1.0).abs() < 1e-6);
+        let mut asked = 0;
+        let long = Sequence::single(vec![1; TEXT_TOKENS]);
+        let timed = warm(&long, short, async |texts| {
+            asked = texts[0].tokens();
+            Ok(Duration::from_millis(1))
+        });
+        timed.await.unwrap();
+        assert_eq!(asked, SHORT_TOKENS);
     }
 }
