@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use manifest::Manifest;
+use manifest::{Manifest, ManifestFile, fingerprint};
 
 use crate::config::{Config, Kind};
 use crate::error::LoadError;
@@ -49,6 +49,18 @@ pub struct Checkpoint {
     lowercase: bool,
     manifest: Manifest,
     digest: String,
+    /// Paths of the tokenizer's files in the manifest.
+    tokenizer_files: Vec<PathBuf>,
+}
+
+/// What `dir` says of itself, its weights aside.
+struct Reading {
+    config: Config,
+    card: Card,
+    lowercase: bool,
+    /// All files that determine its answers, relative to it.
+    files: Vec<PathBuf>,
+    tokenizer_files: Vec<PathBuf>,
 }
 
 impl Checkpoint {
@@ -58,18 +70,32 @@ impl Checkpoint {
     /// The first thing that keeps it from being served, as far as the configuration shows it; tensors are looked
     /// at when the model is loaded.
     pub fn open(dir: &Path, overrides: &Overrides) -> Result<Self, LoadError> {
-        let config = Config::load(&dir.join("config.json"))?;
-        let modules = Modules::load(dir)?;
-        let card = card(dir, &config, &modules, overrides)?;
-        let mut files = modules.files;
-        files.push("config.json".into());
-        files.extend(tokenizer::files(dir)?);
-        files.extend(weights::files(dir)?);
-        let files = manifest::hash(dir, files).map_err(|(path, source)| LoadError::Read { path, source })?;
-        let pooling = card.pooling.map(|pooling| pooling.to_string());
-        let manifest = Manifest::new(files, card.dimensions, card.max_tokens, pooling, card.normalize);
-        let digest = manifest.digest();
-        Ok(Self { dir: dir.to_owned(), config, card, lowercase: modules.lowercase, manifest, digest })
+        let reading = Reading::of(dir, overrides)?;
+        let hashed = manifest::hash(dir, reading.files.clone());
+        let hashed = hashed.map_err(|(path, source)| LoadError::Read { path, source })?;
+        Ok(reading.checkpoint(dir, hashed))
+    }
+
+    /// As [`open`](Self::open), of files that have been held against `hashes` already: no weights are read.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); also where a file that is needed is not among `hashes`.
+    pub fn open_verified(
+        dir: &Path,
+        overrides: &Overrides,
+        hashes: &[ManifestFile],
+    ) -> Result<Self, LoadError> {
+        let mut reading = Reading::of(dir, overrides)?;
+        reading.files.sort();
+        reading.files.dedup();
+        let hash = |file: &PathBuf| {
+            let found = hashes.iter().find(|hashed| Path::new(&hashed.path) == file);
+            let unknown = || LoadError::format(&dir.join(file), "it is not among the checkpoint's files");
+            found.cloned().ok_or_else(unknown)
+        };
+        let mut files = reading.files.iter().map(hash).collect::<Result<Vec<_>, _>>()?;
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(reading.checkpoint(dir, files))
     }
 
     /// SHA-256 of the canonical manifest, 64 lower-case hexadecimal digits.
@@ -88,6 +114,15 @@ impl Checkpoint {
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// SHA-256 over the files of its tokenizer: checkpoints in which it is equal read texts alike, as far as that is
+    /// the tokenizer's.
+    #[must_use]
+    pub fn tokenizer_sha256(&self) -> String {
+        let is_part =
+            |file: &&ManifestFile| self.tokenizer_files.iter().any(|part| part == Path::new(&file.path));
+        fingerprint(self.manifest.files.iter().filter(is_part))
     }
 
     /// What it is.
@@ -109,12 +144,39 @@ impl Checkpoint {
         Tokenizer::load(&self.dir, &spec)
     }
 
+    pub(crate) fn tokenizer_files(&self) -> &[PathBuf] {
+        &self.tokenizer_files
+    }
+
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
     pub(crate) fn config(&self) -> &Config {
         &self.config
+    }
+}
+
+impl Reading {
+    fn of(dir: &Path, overrides: &Overrides) -> Result<Self, LoadError> {
+        let config = Config::load(&dir.join("config.json"))?;
+        let modules = Modules::load(dir)?;
+        let card = card(dir, &config, &modules, overrides)?;
+        let tokenizer_files = tokenizer::files(dir)?;
+        let mut files = modules.files;
+        files.push("config.json".into());
+        files.extend(tokenizer_files.iter().cloned());
+        files.extend(weights::files(dir)?);
+        Ok(Self { config, card, lowercase: modules.lowercase, files, tokenizer_files })
+    }
+
+    /// The checkpoint, of files in order.
+    fn checkpoint(self, dir: &Path, files: Vec<ManifestFile>) -> Checkpoint {
+        let Self { config, card, lowercase, files: _, tokenizer_files } = self;
+        let pooling = card.pooling.map(|pooling| pooling.to_string());
+        let manifest = Manifest::new(files, card.dimensions, card.max_tokens, pooling, card.normalize);
+        let digest = manifest.digest();
+        Checkpoint { dir: dir.to_owned(), config, card, lowercase, manifest, digest, tokenizer_files }
     }
 }
 

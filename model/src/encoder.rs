@@ -43,35 +43,44 @@ impl Model {
     /// A [`LoadError`] that names the file and the tensor, or why the device cannot run it.
     pub fn load(checkpoint: &Checkpoint, device: Device, precision: Precision) -> Result<Self, LoadError> {
         let kinds = candidates(device, precision, Instructions::detect())?;
-        match *kinds.as_slice() {
-            [preferred, fallback] => Self::load_faithful(checkpoint, device, preferred, fallback),
-            _ => Self::load_as(checkpoint, device, kinds[0]),
-        }
-    }
-
-    /// In `preferred` if answers stay true to those in `fallback`, else in `fallback`.
-    fn load_faithful(
-        checkpoint: &Checkpoint,
-        device: Device,
-        preferred: Number,
-        fallback: Number,
-    ) -> Result<Self, LoadError> {
+        let [_, .., fallback] = *kinds.as_slice() else {
+            return Self::load_as(checkpoint, device, kinds[0]);
+        };
         let trials = trials(checkpoint)?;
         let trials: Vec<&Sequence> = trials.iter().collect();
-        let answers = |model: &Self| model.run(&trials).map_err(|error| LoadError::Torch(error.to_string()));
+        let answers = |model: &Self| model.run(&trials).map_err(|error| error.to_string());
         // One at a time: both together would take twice the memory.
-        let reference = answers(&Self::load_as(checkpoint, device, fallback)?)?;
-        let model = Self::load_as(checkpoint, device, preferred)?;
-        let unfaithful = unfaithful(checkpoint.card().kind, &reference, &answers(&model)?);
-        let Some(reason) = unfaithful else { return Ok(model) };
-        tracing::warn!(
-            preferred = name(preferred),
-            fallback = name(fallback),
-            reason,
-            "precision falls back"
-        );
-        drop(model);
-        Self::load_as(checkpoint, device, fallback)
+        let reference = answers(&Self::load_as(checkpoint, device, fallback)?).map_err(LoadError::Torch)?;
+        let judge = |model: &Self| {
+            let found = if model.kind == fallback { return Ok(()) } else { answers(model)? };
+            unfaithful(checkpoint.card().kind, &reference, &found).map_or(Ok(()), Err)
+        };
+        let judged = Self::load_judged(checkpoint, (device, precision), judge)?;
+        judged.map(|(model, ())| model).map_err(LoadError::Torch)
+    }
+
+    /// As [`load`](Self::load), in the first kind of number of which `judge` approves: it runs what it knows the
+    /// answers of. Answers the model and what `judge` says of it, or why it approves of none.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_judged<V>(
+        checkpoint: &Checkpoint,
+        (device, precision): (Device, Precision),
+        judge: impl Fn(&Self) -> Result<V, String>,
+    ) -> Result<Result<(Self, V), String>, LoadError> {
+        let mut refusal = String::new();
+        for kind in candidates(device, precision, Instructions::detect())? {
+            let model = Self::load_as(checkpoint, device, kind)?;
+            match judge(&model) {
+                Ok(verdict) => return Ok(Ok((model, verdict))),
+                Err(reason) => {
+                    tracing::warn!(dtype = name(kind), reason, "the checkpoint is not true to itself");
+                    refusal = reason;
+                }
+            }
+        }
+        Ok(Err(refusal))
     }
 
     fn load_as(checkpoint: &Checkpoint, device: Device, kind: Number) -> Result<Self, LoadError> {

@@ -112,6 +112,14 @@ impl Weights {
             .map_err(|error| LoadError::format(path, format!("tensor {name}: {error}")))
     }
 
+    /// Name, count of numbers and bytes of every tensor.
+    pub(crate) fn sizes(&self) -> impl Iterator<Item = (&str, u64, u64)> {
+        self.entries.iter().map(|(name, entry)| {
+            let numbers = entry.shape.iter().filter_map(|&n| u64::try_from(n).ok()).product();
+            (name.as_str(), numbers, entry.bytes.len() as u64)
+        })
+    }
+
     /// Where a tensor of the body lies.
     pub(crate) fn pages(&self, name: &str) -> Option<Pages> {
         let entry = self.entries.get(&format!("{}{name}", self.prefix))?;

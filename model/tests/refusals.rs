@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use model::{Checkpoint, Device, LoadError, Model, Overrides, Pooling, Precision};
+use model::{Checkpoint, Device, LoadError, ManifestFile, Model, Overrides, Pooling, Precision};
 use tempfile::TempDir;
 
 fn copy(name: &str) -> TempDir {
@@ -67,6 +67,35 @@ fn resize(path: PathBuf, change: i64) {
     let file = fs::File::options().write(true).open(path).unwrap();
     let size = i64::try_from(file.metadata().unwrap().len()).unwrap() + change;
     file.set_len(u64::try_from(size).unwrap()).unwrap();
+}
+
+#[test]
+fn files_that_were_hashed_before_make_the_same_checkpoint() {
+    let dir = copy("bert-mean");
+    let (first, plain) = (Checkpoint::open(dir.path(), &Overrides::default()).unwrap(), Overrides::default());
+    let mut hashes = first.manifest().files.clone();
+    hashes.push(ManifestFile { path: "README.md".into(), sha256: "0".repeat(64), size: 1 });
+    let again = Checkpoint::open_verified(dir.path(), &plain, &hashes).unwrap();
+    assert_eq!((again.digest(), again.manifest()), (first.digest(), first.manifest()));
+    assert_eq!(again.tokenizer_sha256(), first.tokenizer_sha256());
+
+    hashes.retain(|file| file.path != "config.json");
+    let sentence = Checkpoint::open_verified(dir.path(), &plain, &hashes).unwrap_err().to_string();
+    assert!(sentence.contains("config.json: it is not among"), "{sentence}");
+}
+
+#[test]
+fn a_model_is_in_the_first_kind_of_number_that_its_judge_approves_of() {
+    let dir = copy("bert-mean");
+    let checkpoint = Checkpoint::open(dir.path(), &Overrides::default()).unwrap();
+    let place = (Device::Cpu, Precision::Auto);
+    let approved = Model::load_judged(&checkpoint, place, |model| match model.dtype() {
+        "f32" => Ok(7),
+        other => Err(format!("{other} will not do")),
+    });
+    assert_eq!(approved.unwrap().unwrap().1, 7);
+    let refused = Model::load_judged(&checkpoint, place, |_| Err::<(), _>("never".to_owned()));
+    assert_eq!(refused.unwrap().unwrap_err(), "never");
 }
 
 #[test]
