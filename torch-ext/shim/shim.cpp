@@ -7,6 +7,8 @@
 #include <ATen/core/List.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/_flash_attention_forward.h>
+#include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/add.h>
 #include <ATen/ops/from_blob.h>
 #include <c10/util/Exception.h>
 
@@ -15,6 +17,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 namespace {
 
@@ -90,6 +93,32 @@ int beige_varlen_attention(const at::Tensor* query, const at::Tensor* key, const
   return guarded([&] {
     auto result = at::_flash_attention_forward(*query, *key, *value, *starts, *starts, longest, longest, 0.0, false, false);
     *out = new at::Tensor(std::move(std::get<0>(result)));
+  });
+}
+
+// One step of AdamW over `count` parameters in place, as torch.optim.AdamW(fused=True) takes it. `groups` holds five
+// lists of `count` tensors one after the other: parameters, gradients, first and second moments, step numbers.
+int beige_adamw(const at::Tensor* const* groups, int64_t count, double rate, const double* betas, double decay,
+                double epsilon) {
+  return guarded([&] {
+    const auto list = [&](int64_t group) {
+      std::vector<at::Tensor> tensors;
+      for (int64_t i = 0; i < count; ++i) tensors.push_back(*groups[group * count + i]);
+      return tensors;
+    };
+    const at::NoGradGuard no_grad;
+    auto parameters = list(0), gradients = list(1), first = list(2), second = list(3), steps = list(4);
+    for (int64_t i = 0; i < count; ++i) {
+      // The kernel takes shapes on trust.
+      for (const auto* other : {&gradients[i], &first[i], &second[i]}) {
+        TORCH_CHECK(other->sizes() == parameters[i].sizes() && other->is_contiguous(), "a tensor of the optimiser has ",
+                    other->sizes(), " where its parameter has ", parameters[i].sizes());
+      }
+      TORCH_CHECK(parameters[i].is_contiguous(), "a parameter is not contiguous");
+      steps[i].add_(1);
+    }
+    at::_fused_adamw_(parameters, gradients, first, second, {}, steps, rate, betas[0], betas[1], decay, epsilon,
+                      /*amsgrad=*/false, /*maximize=*/false);
   });
 }
 

@@ -26,9 +26,15 @@ unsafe extern "C" {
 /// Runs a function of the shim that writes a new tensor through its last argument.
 pub(crate) fn call(shim: impl FnOnce(*mut *mut C_tensor) -> c_int) -> Result<Tensor, TorchError> {
     let mut out = std::ptr::null_mut();
-    match shim(&raw mut out) {
-        // SAFETY: on success the shim has written a tensor that is ours.
-        0 => Ok(unsafe { Tensor::from_ptr(out) }),
+    check(shim(&raw mut out))?;
+    // SAFETY: on success the shim has written a tensor that is ours.
+    Ok(unsafe { Tensor::from_ptr(out) })
+}
+
+/// What a function of the shim returned.
+pub(crate) fn check(code: c_int) -> Result<(), TorchError> {
+    match code {
+        0 => Ok(()),
         OUT_OF_MEMORY => Err(TorchError::OutOfMemory(last_error())),
         _ => Err(TorchError::Failed(last_error())),
     }

@@ -3,12 +3,14 @@
 //! Every C++ call goes through one macro on each side: `guarded` in the shim turns exceptions into numbers,
 //! `error::call` turns numbers into [`TorchError`]. What comes out are ordinary [`tch::Tensor`]s.
 
+mod adamw;
 mod attention;
 mod error;
 mod linear;
 mod mapped;
 mod runtime;
 
+pub use adamw::{AdamW, Moved};
 pub use attention::varlen_attention;
 pub use error::TorchError;
 pub use linear::{Activation, PackedLinear};
