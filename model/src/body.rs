@@ -5,7 +5,8 @@
 use tch::{Kind, Tensor};
 use torch_ext::{Activation, varlen_attention};
 
-use crate::config::{Config, HiddenActivation};
+use crate::config::{Config, Family, HiddenActivation};
+use crate::dropout::Dropout;
 use crate::error::{LoadError, RunError};
 use crate::layers::{Linear, Loader, Norm, Table};
 use crate::layout::{Group, Layout};
@@ -47,6 +48,27 @@ struct Attention {
     heads: i64,
 }
 
+/// What all layers of one pass share.
+#[derive(Debug)]
+struct Pass<'a> {
+    layout: &'a Layout,
+    /// For the attention that takes all sequences at once.
+    starts: Option<Tensor>,
+    /// For each group, which of its rows are tokens; `None` where all are.
+    masks: Vec<Option<Tensor>>,
+    dropout: &'a Dropout,
+}
+
+/// `[count, 1, 1, tokens]`, true where there is a token.
+fn mask(layout: &Layout, group: &Group, device: tch::Device) -> Result<Option<Tensor>, RunError> {
+    if !layout.is_ragged(group) {
+        return Ok(None);
+    }
+    let lengths = Tensor::f_from_slice(layout.lengths_of(group))?.f_view([group.count, 1, 1, 1])?;
+    let places = Tensor::f_arange(group.tokens, (Kind::Int64, tch::Device::Cpu))?;
+    Ok(Some(places.f_less_tensor(&lengths)?.f_to_device(device)?))
+}
+
 impl Body {
     /// Loads every tensor of the body, one layer in memory at a time.
     pub(crate) fn load(loader: &Loader<'_>, config: &Config) -> Result<Self, LoadError> {
@@ -61,11 +83,14 @@ impl Body {
     }
 
     /// Vectors of all tokens in laid-out order, `[tokens, hidden]`.
-    pub(crate) fn forward(&self, layout: &Layout) -> Result<Tensor, RunError> {
-        let mut hidden = self.embeddings.forward(layout, self.device)?.f_to_kind(self.kind)?; // [tokens, hidden]
-        let starts = self.varlen_starts(layout)?;
+    pub(crate) fn forward(&self, layout: &Layout, dropout: &Dropout) -> Result<Tensor, RunError> {
+        let embedded = self.embeddings.forward(layout, self.device)?;
+        let mut hidden = dropout.hidden(embedded)?.f_to_kind(self.kind)?; // [tokens, hidden]
+        let masks = layout.groups.iter().map(|group| mask(layout, group, self.device));
+        let masks = masks.collect::<Result<_, _>>()?;
+        let pass = Pass { layout, starts: self.varlen_starts(layout)?, masks, dropout };
         for layer in &self.layers {
-            hidden = layer.forward(hidden, layout, starts.as_ref())?;
+            hidden = layer.forward(hidden, &pass)?;
         }
         Ok(hidden)
     }
@@ -88,18 +113,15 @@ impl Body {
 impl Embeddings {
     fn load(loader: &Loader<'_>, config: &Config) -> Result<Self, LoadError> {
         let table = |name: &str, rows| loader.table(&format!("embeddings.{name}"), rows, config.hidden);
-        Ok(Self {
-            words: table("word_embeddings", config.vocabulary)?,
-            positions: table("position_embeddings", config.positions)?,
-            segments: table("token_type_embeddings", config.segments)?,
-            norm: loader.norm(
-                "embeddings.LayerNorm",
-                config.hidden,
-                Kind::Float,
-                config.layer_norm_epsilon,
-            )?,
-            first_position: config.first_position,
-        })
+        let positions = || table("position_embeddings", config.positions);
+        let words = table("word_embeddings", config.vocabulary)?;
+        // Parameters are noted in the reference's order: sums over all of them round by it.
+        let early = if config.family == Family::Bert { Some(positions()?) } else { None };
+        let segments = table("token_type_embeddings", config.segments)?;
+        let (hidden, epsilon) = (config.hidden, config.layer_norm_epsilon);
+        let norm = loader.norm("embeddings.LayerNorm", hidden, Kind::Float, epsilon)?;
+        let positions = early.map_or_else(positions, Ok)?;
+        Ok(Self { words, positions, segments, norm, first_position: config.first_position })
     }
 
     fn forward(&self, layout: &Layout, device: tch::Device) -> Result<Tensor, RunError> {
@@ -108,9 +130,10 @@ impl Embeddings {
             let indices = if offset == 0 { indices } else { indices.f_add_scalar(offset)? };
             table.rows(&indices) // [tokens, hidden]
         };
+        // In the order in which `transformers` adds them, so that sums round alike.
         let mut sum = rows(&self.words, &layout.ids, 0)?;
-        let _ = sum.f_add_(&rows(&self.positions, &layout.places, self.first_position)?)?;
         let _ = sum.f_add_(&rows(&self.segments, &layout.segments, 0)?)?;
+        let _ = sum.f_add_(&rows(&self.positions, &layout.places, self.first_position)?)?;
         self.words.forget();
         self.norm.forward(&sum)
     }
@@ -138,24 +161,25 @@ impl Layer {
         })
     }
 
-    fn forward(&self, input: Tensor, layout: &Layout, starts: Option<&Tensor>) -> Result<Tensor, RunError> {
-        let mut attended = self.attention.forward(&input, layout, starts)?; // [tokens, hidden]
+    fn forward(&self, input: Tensor, pass: &Pass<'_>) -> Result<Tensor, RunError> {
+        let attended = self.attention.forward(&input, pass)?;
+        let mut attended = pass.dropout.hidden(attended)?; // [tokens, hidden]
         let _ = attended.f_add_(&input)?;
         drop(input);
         let attended = self.attention_norm.forward(&attended)?;
         let wide = self.up.forward(&attended, self.activation)?; // [tokens, intermediate]
-        let mut output = self.down.forward(&wide, Activation::None)?;
+        let mut output = pass.dropout.hidden(self.down.forward(&wide, Activation::None)?)?;
         let _ = output.f_add_(&attended)?;
         self.output_norm.forward(&output)
     }
 }
 
 impl Attention {
-    fn forward(&self, input: &Tensor, layout: &Layout, starts: Option<&Tensor>) -> Result<Tensor, RunError> {
+    fn forward(&self, input: &Tensor, pass: &Pass<'_>) -> Result<Tensor, RunError> {
         let qkv = self.qkv.forward(input, Activation::None)?; // [tokens, 3 * hidden]
-        let mixed = match starts {
-            Some(starts) => self.at_once(&qkv, starts, layout.longest())?,
-            None => self.by_group(&qkv, &layout.groups)?,
+        let mixed = match &pass.starts {
+            Some(starts) => self.at_once(&qkv, starts, pass.layout.longest())?,
+            None => self.by_group(&qkv, pass)?,
         };
         self.output.forward(&mixed, Activation::None)
     }
@@ -169,31 +193,36 @@ impl Attention {
     }
 
     /// One call for each group of equal length.
-    fn by_group(&self, qkv: &Tensor, groups: &[Group]) -> Result<Tensor, RunError> {
-        let mixed: Vec<Tensor> =
-            groups.iter().map(|group| self.group(qkv, *group)).collect::<Result<_, _>>()?;
-        match <[Tensor; 1]>::try_from(mixed) {
+    fn by_group(&self, qkv: &Tensor, pass: &Pass<'_>) -> Result<Tensor, RunError> {
+        let groups = &pass.layout.groups;
+        let rows: Vec<i64> = groups.iter().map(|group| group.count * group.tokens).collect();
+        // Split once: the gradient of many cuts would be as many matrices of the whole size.
+        let parts = qkv.f_split_with_sizes(&rows, 0)?;
+        let mixed = parts
+            .iter()
+            .zip(groups)
+            .zip(&pass.masks)
+            .map(|((part, group), mask)| self.group(part, *group, mask.as_ref(), pass.dropout.attention));
+        match <[Tensor; 1]>::try_from(mixed.collect::<Result<Vec<_>, _>>()?) {
             Ok([only]) => Ok(only),
             Err(parts) => Ok(Tensor::f_cat(&parts, 0)?), // [tokens, hidden]
         }
     }
 
-    fn group(&self, qkv: &Tensor, group: Group) -> Result<Tensor, RunError> {
-        let Group { start, count, tokens } = group;
+    fn group(
+        &self,
+        qkv: &Tensor,
+        group: Group,
+        mask: Option<&Tensor>,
+        dropout: f64,
+    ) -> Result<Tensor, RunError> {
+        let Group { count, tokens, .. } = group;
         let parts = qkv
-            .f_narrow(0, start, count * tokens)?
             .f_view([count, tokens, 3, self.heads, self.width(qkv)])?
-            .f_permute([2, 0, 3, 1, 4])?; // [3, count, heads, tokens, width]
-        let part = |i| parts.f_select(0, i);
-        let mixed = Tensor::f_scaled_dot_product_attention::<Tensor>(
-            &part(0)?,
-            &part(1)?,
-            &part(2)?,
-            None,
-            0.0,
-            false,
-            None,
-            false,
+            .f_permute([2, 0, 3, 1, 4])? // [3, count, heads, tokens, width]
+            .f_unbind(0)?;
+        let mixed = Tensor::f_scaled_dot_product_attention(
+            &parts[0], &parts[1], &parts[2], mask, dropout, false, None, false,
         )?; // [count, heads, tokens, width]
         Ok(mixed.f_transpose(1, 2)?.f_reshape([count * tokens, -1])?)
     }

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::dropout::Dropout;
 use crate::error::LoadError;
 
 /// What a model does.
@@ -43,6 +44,8 @@ pub(crate) struct Config {
     pub(crate) first_position: i64,
     pub(crate) layer_norm_epsilon: f64,
     pub(crate) activation: HiddenActivation,
+    /// What it was trained with.
+    pub(crate) dropout: Dropout,
 }
 
 /// The feed-forward layer's activation.
@@ -68,6 +71,12 @@ struct ConfigFile {
     type_vocab_size: i64,
     layer_norm_eps: f64,
     hidden_act: HiddenActivation,
+    #[serde(default = "usual_dropout")]
+    hidden_dropout_prob: f64,
+    #[serde(default = "usual_dropout")]
+    attention_probs_dropout_prob: f64,
+    /// As `hidden_dropout_prob` where it is null.
+    classifier_dropout: Option<f64>,
     pad_token_id: Option<i64>,
     position_embedding_type: Option<String>,
     id2label: Option<BTreeMap<String, String>>,
@@ -102,6 +111,11 @@ impl Config {
             },
             layer_norm_epsilon: file.layer_norm_eps,
             activation: file.hidden_act,
+            dropout: Dropout {
+                hidden: file.hidden_dropout_prob,
+                attention: file.attention_probs_dropout_prob,
+                classifier: file.classifier_dropout.unwrap_or(file.hidden_dropout_prob),
+            },
         })
     }
 
@@ -126,6 +140,15 @@ impl ConfigFile {
         if let Some((field, value)) = sizes.into_iter().find(|(_, value)| *value < 1) {
             return Err(LoadError::format(path, format!("{field} is {value}")));
         }
+        let shares = [
+            ("hidden_dropout_prob", Some(self.hidden_dropout_prob)),
+            ("attention_probs_dropout_prob", Some(self.attention_probs_dropout_prob)),
+            ("classifier_dropout", self.classifier_dropout),
+        ];
+        let odd = |share: Option<f64>| share.is_some_and(|share| !(0.0..1.0).contains(&share));
+        if let Some((field, value)) = shares.into_iter().find(|(_, value)| odd(*value)) {
+            return Err(LoadError::format(path, format!("{field} is {}", value.unwrap_or_default())));
+        }
         if self.hidden_size % self.num_attention_heads != 0 {
             let (hidden, heads) = (self.hidden_size, self.num_attention_heads);
             return Err(LoadError::format(
@@ -147,6 +170,11 @@ impl ConfigFile {
         }
         Ok(())
     }
+}
+
+/// What `transformers` takes where the file says nothing.
+fn usual_dropout() -> f64 {
+    0.1
 }
 
 fn classify(architecture: &str, model_type: &str) -> Option<(Family, Kind)> {

@@ -6,8 +6,9 @@ use crate::body::Body;
 use crate::checkpoint::Checkpoint;
 use crate::config::Kind;
 use crate::device::{Device, Instructions, Precision, candidates};
+use crate::dropout::Dropout;
 use crate::error::{LoadError, RunError};
-use crate::head::Head;
+use crate::head::{Classifier, Head};
 use crate::layers::Loader;
 use crate::layout::Layout;
 use crate::sequence::{Rows, Sequence};
@@ -86,10 +87,10 @@ impl Model {
     fn load_as(checkpoint: &Checkpoint, device: Device, kind: Number) -> Result<Self, LoadError> {
         let _guard = tch::no_grad_guard();
         let weights = Weights::open(checkpoint.dir())?;
-        let loader = Loader { weights: &weights, device: device.torch(), kind };
+        let loader = Loader { weights: &weights, device: device.torch(), kind, trained: None };
         let head = match checkpoint.card().pooling {
             Some(pooling) => Head::Pool(pooling),
-            None => Head::classifier(&loader, checkpoint.config())?,
+            None => Head::Classify(Classifier::load(&loader, checkpoint.config())?),
         };
         let body = Body::load(&loader, checkpoint.config())?;
         torch_ext::trim_memory();
@@ -114,7 +115,8 @@ impl Model {
         let _guard = tch::no_grad_guard();
         let layout =
             if self.body.on_processor() { Layout::new(batch).round_up() } else { Layout::new(batch) };
-        let rows = self.head.forward(&self.body.forward(&layout)?, &layout)?; // [sequences, width]
+        let hidden = self.body.forward(&layout, &Dropout::NONE)?; // [tokens, hidden]
+        let rows = self.head.forward(&hidden, &layout, &Dropout::NONE)?; // [sequences, width]
         host(&rows)
     }
 }

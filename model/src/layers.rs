@@ -1,9 +1,12 @@
-//! Layers as they are loaded: packed for a processor, plain for CUDA.
+//! Layers as they are loaded: packed for a processor, plain for CUDA, and open to gradients for training.
+
+use std::cell::RefCell;
 
 use tch::{Kind, Tensor};
 use torch_ext::{Activation, PackedLinear};
 
 use crate::error::{LoadError, RunError};
+use crate::trainee::Parameter;
 use crate::weights::{Pages, Weights};
 
 /// Rows of a typical batch: what packed layouts are chosen for.
@@ -15,11 +18,17 @@ pub(crate) struct Loader<'a> {
     pub(crate) weights: &'a Weights,
     pub(crate) device: tch::Device,
     pub(crate) kind: Kind,
+    /// Where tensors are noted down that training shall move; `None` for a model that serves.
+    pub(crate) trained: Option<&'a RefCell<Vec<Parameter>>>,
 }
 
 impl Loader<'_> {
     /// Linear layers of the body that share their input, as one: outputs side by side.
     pub(crate) fn fused(&self, names: &[String], [output, input]: [i64; 2]) -> Result<Linear, LoadError> {
+        if self.trained.is_some() {
+            let parts = names.iter().map(|name| self.open(&self.weights.name(name), [output, input]));
+            return Ok(Linear::Open(parts.collect::<Result<_, _>>()?));
+        }
         let parts = |field: &str, shape: &[i64]| -> Result<Tensor, LoadError> {
             let parts: Result<Vec<_>, _> =
                 names.iter().map(|name| self.weights.body(&format!("{name}.{field}"), shape)).collect();
@@ -30,6 +39,9 @@ impl Loader<'_> {
 
     /// A linear layer of the body.
     pub(crate) fn linear(&self, name: &str, [output, input]: [i64; 2]) -> Result<Linear, LoadError> {
+        if self.trained.is_some() {
+            return Ok(Linear::Open(vec![self.open(&self.weights.name(name), [output, input])?]));
+        }
         let weight = self.weights.body(&format!("{name}.weight"), &[output, input])?;
         let bias = self.weights.body(&format!("{name}.bias"), &[output])?;
         self.place(&weight, &bias)
@@ -37,6 +49,9 @@ impl Loader<'_> {
 
     /// A linear layer of a head, by its full name: small, run in single precision.
     pub(crate) fn head(&self, name: &str, [output, input]: [i64; 2]) -> Result<Linear, LoadError> {
+        if self.trained.is_some() {
+            return Ok(Linear::Open(vec![self.open(name, [output, input])?]));
+        }
         let weight = self.weights.tensor(&format!("{name}.weight"), &[output, input])?;
         let bias = self.weights.tensor(&format!("{name}.bias"), &[output])?;
         let place = |tensor: Tensor| tensor.f_to_device(self.device)?.f_to_kind(Kind::Float);
@@ -46,8 +61,8 @@ impl Loader<'_> {
     /// Weight and bias of a normalisation of the body, in `kind`.
     pub(crate) fn norm(&self, name: &str, width: i64, kind: Kind, epsilon: f64) -> Result<Norm, LoadError> {
         let read = |field: &str| -> Result<Tensor, LoadError> {
-            let tensor = self.weights.body(&format!("{name}.{field}"), &[width])?;
-            Ok(tensor.f_to_device(self.device)?.f_to_kind(kind)?)
+            let name = self.weights.name(&format!("{name}.{field}"));
+            self.settle(&name, &self.weights.tensor(&name, &[width])?, kind)
         };
         Ok(Norm { weight: read("weight")?, bias: read("bias")?, epsilon })
     }
@@ -55,9 +70,35 @@ impl Loader<'_> {
     /// A table of vectors of the body, `[rows, width]`, as stored: on a processor it stays in the file.
     pub(crate) fn table(&self, name: &str, rows: i64, width: i64) -> Result<Table, LoadError> {
         let name = format!("{name}.weight");
-        let vectors = self.weights.body(&name, &[rows, width])?.f_to_device(self.device)?;
+        let vectors = self.weights.body(&name, &[rows, width])?;
+        if self.trained.is_some() {
+            let vectors = self.settle(&self.weights.name(&name), &vectors, Kind::Float)?;
+            return Ok(Table { vectors, pages: None });
+        }
+        let vectors = vectors.f_to_device(self.device)?;
         let pages = (self.device == tch::Device::Cpu).then(|| self.weights.pages(&name)).flatten();
         Ok(Table { vectors, pages })
+    }
+
+    /// Weight and bias of a linear layer, by its full name, as parameters.
+    fn open(&self, name: &str, [output, input]: [i64; 2]) -> Result<Parts, LoadError> {
+        let part = |field: &str, shape: &[i64]| {
+            let name = format!("{name}.{field}");
+            self.settle(&name, &self.weights.tensor(&name, shape)?, Kind::Float)
+        };
+        Ok(Parts { weight: part("weight", &[output, input])?, bias: part("bias", &[output])? })
+    }
+
+    /// A stored tensor where it runs. In training it is a parameter of its own memory, in single precision.
+    fn settle(&self, name: &str, stored: &Tensor, kind: Kind) -> Result<Tensor, LoadError> {
+        let Some(trained) = self.trained else {
+            return Ok(stored.f_to_device(self.device)?.f_to_kind(kind)?);
+        };
+        let mut tensor = Tensor::f_empty(stored.size(), (Kind::Float, self.device))?;
+        tensor.f_copy_(stored)?;
+        let tensor = tensor.f_set_requires_grad(true)?;
+        trained.borrow_mut().push(Parameter::new(name, tensor.shallow_clone()));
+        Ok(tensor)
     }
 
     fn place(&self, weight: &Tensor, bias: &Tensor) -> Result<Linear, LoadError> {
@@ -75,17 +116,35 @@ impl Loader<'_> {
 #[derive(Debug)]
 pub(crate) enum Linear {
     Packed(PackedLinear),
-    Plain { weight: Tensor, bias: Tensor },
+    Plain {
+        weight: Tensor,
+        bias: Tensor,
+    },
+    /// Layers in training that share their input: outputs side by side.
+    Open(Vec<Parts>),
+}
+
+/// A linear layer's parameters, open to gradients.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    weight: Tensor,
+    bias: Tensor,
 }
 
 impl Linear {
     /// `[rows, in]` to `[rows, out]`.
     pub(crate) fn forward(&self, input: &Tensor, activation: Activation) -> Result<Tensor, RunError> {
-        let (weight, bias) = match self {
+        let output = match self {
             Self::Packed(packed) => return Ok(packed.forward(input, activation)?),
-            Self::Plain { weight, bias } => (weight, bias),
+            Self::Plain { weight, bias } => input.f_linear(weight, Some(bias))?,
+            Self::Open(parts) => match parts.as_slice() {
+                [Parts { weight, bias }] => input.f_linear(weight, Some(bias))?,
+                parts => {
+                    let outputs = parts.iter().map(|part| input.f_linear(&part.weight, Some(&part.bias)));
+                    Tensor::f_cat(&outputs.collect::<Result<Vec<_>, _>>()?, 1)?
+                }
+            },
         };
-        let output = input.f_linear(weight, Some(bias))?;
         Ok(match activation {
             Activation::None => output,
             Activation::Gelu => output.f_gelu("none")?,

@@ -10,14 +10,14 @@ const FEW: usize = 256;
 const FINE: usize = 16;
 const COARSE: usize = 32;
 
-/// Sequences of equal length, next to each other.
+/// Sequences of equal length, or padded to it, next to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Group {
     /// Row of the first token.
     pub(crate) start: i64,
     /// How many sequences.
     pub(crate) count: i64,
-    /// Tokens of each.
+    /// Rows of each.
     pub(crate) tokens: i64,
 }
 
@@ -33,6 +33,8 @@ pub(crate) struct Layout {
     /// Row of each sequence's first token in laid-out order, and the end, `[sequences + 1]`. Filler counts as a
     /// sequence.
     pub(crate) starts: Vec<i64>,
+    /// Tokens of each sequence in laid-out order, `[sequences]`: fewer than its rows where it is padded.
+    pub(crate) lengths: Vec<i64>,
     /// Runs of equal length.
     pub(crate) groups: Vec<Group>,
     /// For each sequence as given, its place in laid-out order, `[sequences]`.
@@ -50,6 +52,7 @@ impl Layout {
             segments: Vec::with_capacity(tokens),
             places: Vec::with_capacity(tokens),
             starts: Vec::with_capacity(batch.len() + 1),
+            lengths: Vec::with_capacity(batch.len()),
             groups: Vec::new(),
             places_of: vec![0; batch.len()],
         };
@@ -59,6 +62,29 @@ impl Layout {
         }
         layout.starts.push(layout.rows());
         layout
+    }
+
+    /// Lays out a batch in its order, each sequence padded to `width`, as the reference does: the same sums in the
+    /// same order.
+    pub(crate) fn padded(batch: &[&Sequence], width: usize) -> Self {
+        let padded: Vec<Sequence> = batch.iter().map(|sequence| sequence.padded(width)).collect();
+        let mut layout = Self::new(&padded.iter().collect::<Vec<_>>());
+        let lengths = batch.iter().map(|sequence| i64::try_from(sequence.tokens()).unwrap_or(i64::MAX));
+        // All are of one length now, and keep their order.
+        layout.lengths = lengths.collect();
+        layout
+    }
+
+    /// Whether a group's sequences are padded.
+    pub(crate) fn is_ragged(&self, group: &Group) -> bool {
+        self.lengths_of(group).iter().any(|&length| length < group.tokens)
+    }
+
+    /// Tokens of each sequence of a group.
+    pub(crate) fn lengths_of(&self, group: &Group) -> &[i64] {
+        let first = self.starts.partition_point(|&start| start < group.start);
+        let count = usize::try_from(group.count).unwrap_or(0);
+        self.lengths.get(first..first + count).unwrap_or_default()
     }
 
     /// Adds filler tokens up to a round number of rows.
@@ -75,6 +101,7 @@ impl Layout {
                 column.resize(rows + filler, 0);
             }
             self.starts.push(self.rows());
+            self.lengths.push(tokens);
         }
         self
     }
@@ -86,6 +113,7 @@ impl Layout {
         self.segments.extend((0..sequence.tokens()).map(|place| i64::from(place >= second)));
         self.places.extend((0_i64..).take(sequence.tokens()));
         let tokens = self.rows() - start;
+        self.lengths.push(tokens);
         match self.groups.last_mut() {
             Some(group) if group.tokens == tokens => group.count += 1,
             _ => self.groups.push(Group { start, count: 1, tokens }),
@@ -130,6 +158,20 @@ mod tests {
         assert_eq!(round.places_of, plain.places_of);
         assert_eq!(Layout::new(&[&sequence, &sequence]).round_up().ids.len(), 544);
         assert_eq!(round.clone().round_up(), round);
+    }
+
+    #[test]
+    fn padded_sequences_keep_their_order_and_their_lengths() {
+        let sequences = [vec![7, 8, 9], vec![1]].map(Sequence::single);
+        let layout = Layout::padded(&sequences.iter().collect::<Vec<_>>(), 4);
+        assert_eq!(layout.ids, [7, 8, 9, 0, 1, 0, 0, 0]);
+        assert_eq!(layout.places, [0, 1, 2, 3, 0, 1, 2, 3]);
+        assert_eq!((&layout.starts, &layout.lengths), (&vec![0, 4, 8], &vec![3, 1]));
+        assert_eq!(layout.groups, [Group { start: 0, count: 2, tokens: 4 }]);
+        assert!(layout.is_ragged(&layout.groups[0]));
+        let even = Layout::new(&sequences.iter().collect::<Vec<_>>());
+        assert!(even.groups.iter().all(|group| !even.is_ragged(group)));
+        assert_eq!(even.lengths_of(&even.groups[1]), [3]);
     }
 
     #[test]

@@ -17,6 +17,16 @@ impl Sequence {
         Self { second: ids.len(), ids }
     }
 
+    /// With tokens of no meaning up to `width`; their segment is the first.
+    pub(crate) fn padded(&self, width: usize) -> Self {
+        let mut padded = self.clone();
+        if padded.second == self.tokens() {
+            padded.second = width.max(self.tokens());
+        }
+        padded.ids.resize(width.max(self.tokens()), 0);
+        padded
+    }
+
     /// Number of tokens.
     #[must_use]
     pub fn tokens(&self) -> usize {

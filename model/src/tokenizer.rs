@@ -11,7 +11,7 @@ use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::processors::bert::BertProcessing;
 use tokenizers::{AddedToken, Encoding, PostProcessor as _, TruncationDirection};
 
-use crate::config::read_json_if_there;
+use crate::config::{Config, read_json_if_there};
 use crate::error::LoadError;
 use crate::sequence::Sequence;
 
@@ -81,6 +81,8 @@ struct Shared {
     lowercase: bool,
     /// Special tokens around one text, and around a pair.
     added: (usize, usize),
+    /// Ids of the tokens that stand for no text.
+    markers: Vec<u32>,
 }
 
 #[derive(Default, Deserialize)]
@@ -90,6 +92,27 @@ struct Settings {
     strip_accents: Option<bool>,
     tokenize_chinese_chars: Option<bool>,
     model_max_length: Option<f64>,
+    cls_token: Option<Spelling>,
+    eos_token: Option<Spelling>,
+    sep_token: Option<Spelling>,
+    pad_token: Option<Spelling>,
+    unk_token: Option<Spelling>,
+}
+
+/// A special token in a tokenizer's settings: its text, or an object around it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Spelling {
+    Plain(String),
+    Token { content: String },
+}
+
+impl Spelling {
+    fn text(&self) -> &str {
+        match self {
+            Self::Plain(text) | Self::Token { content: text } => text,
+        }
+    }
 }
 
 /// The files of `dir` that make up its tokenizer, relative to it.
@@ -141,8 +164,19 @@ impl Tokenizer {
                 format!("a window of {} tokens has no room", spec.max_tokens),
             ));
         }
+        let markers = markers(dir, &tokenizer)?;
         let TokenizerSpec { max_tokens, lowercase, .. } = *spec;
-        Ok(Self(Arc::new(Shared { tokenizer, max_tokens, lowercase, added })))
+        Ok(Self(Arc::new(Shared { tokenizer, max_tokens, lowercase, added, markers })))
+    }
+
+    /// Reads the tokenizer below `dir` for the model that the file `config` describes. Its window is the model's.
+    ///
+    /// # Errors
+    /// A [`LoadError`] for files that cannot be read, or a tokenizer with more tokens than the model.
+    pub fn open(dir: &Path, config: &Path) -> Result<Self, LoadError> {
+        let config = Config::load(config)?;
+        let vocabulary = usize::try_from(config.vocabulary).unwrap_or(0);
+        Self::load(dir, &TokenizerSpec { max_tokens: config.window(), vocabulary, lowercase: false })
     }
 
     /// Tokens of one text, special tokens included.
@@ -150,11 +184,23 @@ impl Tokenizer {
     /// # Errors
     /// [`TokenizeError::TooLong`] for a text beyond the window that may not be cut.
     pub fn encode(&self, text: &str, truncation: Truncation) -> Result<Sequence, TokenizeError> {
-        let shared = &*self.0;
+        self.encode_within(text, self.0.max_tokens, truncation)
+    }
+
+    /// As [`Tokenizer::encode`], with a window of `max_tokens`.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_within(
+        &self,
+        text: &str,
+        max_tokens: usize,
+        truncation: Truncation,
+    ) -> Result<Sequence, TokenizeError> {
         let mut encoding = self.plain(text)?;
-        let tokens = encoding.len() + shared.added.0;
-        if tokens > shared.max_tokens {
-            self.cut(&mut encoding, shared.max_tokens - shared.added.0, truncation, tokens)?;
+        let tokens = encoding.len() + self.0.added.0;
+        if tokens > max_tokens {
+            self.cut(&mut encoding, max_tokens.saturating_sub(self.0.added.0), truncation, tokens)?;
         }
         self.finish(encoding, None)
     }
@@ -170,15 +216,44 @@ impl Tokenizer {
         document: &str,
         truncation: Truncation,
     ) -> Result<Sequence, TokenizeError> {
-        let shared = &*self.0;
+        self.encode_pair_within(query, document, self.0.max_tokens, truncation)
+    }
+
+    /// As [`Tokenizer::encode_pair`], with a window of `max_tokens`.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode_pair`].
+    pub fn encode_pair_within(
+        &self,
+        query: &str,
+        document: &str,
+        max_tokens: usize,
+        truncation: Truncation,
+    ) -> Result<Sequence, TokenizeError> {
         let (query, mut document) = (self.plain(query)?, self.plain(document)?);
-        let tokens = query.len() + document.len() + shared.added.1;
-        if tokens > shared.max_tokens {
-            let room = shared.max_tokens.saturating_sub(query.len() + shared.added.1);
+        let tokens = query.len() + document.len() + self.0.added.1;
+        if tokens > max_tokens {
+            let room = max_tokens.saturating_sub(query.len() + self.0.added.1);
             let truncation = if room == 0 { Truncation::None } else { truncation };
             self.cut(&mut document, room, truncation, tokens)?;
         }
         self.finish(query, Some(document))
+    }
+
+    /// The text of its tokens, without special ones, cut at its end to `max_tokens` of them.
+    ///
+    /// # Errors
+    /// [`TokenizeError::Failed`].
+    pub fn shortened(&self, text: &str, max_tokens: usize) -> Result<String, TokenizeError> {
+        let encoding = self.plain(text)?;
+        let ids = encoding.get_ids();
+        self.0.tokenizer.decode(&ids[..ids.len().min(max_tokens)], false).map_err(failed)
+    }
+
+    /// Ids of the tokens that stand for no text: start, end, padding, unknown.
+    #[must_use]
+    pub fn markers(&self) -> &[u32] {
+        &self.0.markers
     }
 
     /// Every token of a text, never cut.
@@ -243,6 +318,19 @@ pub(crate) struct TokenizerSpec {
     pub(crate) vocabulary: usize,
     /// Texts are put into lower case first.
     pub(crate) lowercase: bool,
+}
+
+/// Tokens that the settings name, else those that both families' tokenizers have.
+fn markers(dir: &Path, tokenizer: &tokenizers::Tokenizer) -> Result<Vec<u32>, LoadError> {
+    let settings: Settings = read_json_if_there(&dir.join(SETTINGS))?.unwrap_or_default();
+    let end = settings.eos_token.or(settings.sep_token);
+    let named = [settings.cls_token, end, settings.pad_token, settings.unk_token];
+    let usual = [["[CLS]", "<s>"], ["[SEP]", "</s>"], ["[PAD]", "<pad>"], ["[UNK]", "<unk>"]];
+    let id = |(named, usual): (&Option<Spelling>, [&str; 2])| {
+        let named = named.as_ref().and_then(|token| tokenizer.token_to_id(token.text()));
+        named.or_else(|| usual.into_iter().find_map(|token| tokenizer.token_to_id(token)))
+    };
+    Ok(named.iter().zip(usual).filter_map(id).collect())
 }
 
 /// BERT's tokenizer from its vocabulary, as `BertTokenizer` builds it.

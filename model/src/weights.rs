@@ -1,6 +1,6 @@
 //! Tensors of the `*.safetensors` files of a checkpoint, read where they lie.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -35,6 +35,14 @@ struct Entry {
     bytes: Range<usize>,
     shape: Vec<i64>,
     dtype: Dtype,
+}
+
+/// A tensor's bytes where they lie.
+#[derive(Debug)]
+pub(crate) struct Stored<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) shape: Vec<i64>,
+    pub(crate) dtype: Dtype,
 }
 
 #[derive(Deserialize)]
@@ -88,9 +96,30 @@ impl Weights {
         Ok(())
     }
 
+    /// Adds a file of heads that lies beside the weights, if it is there.
+    pub(crate) fn add_if_there(&mut self, path: PathBuf) -> Result<(), LoadError> {
+        if path.exists() { self.add(path) } else { Ok(()) }
+    }
+
+    /// The full name of a tensor of the body.
+    pub(crate) fn name(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
     /// A tensor of the body, as stored.
     pub(crate) fn body(&self, name: &str, shape: &[i64]) -> Result<Tensor, LoadError> {
-        self.tensor(&format!("{}{name}", self.prefix), shape)
+        self.tensor(&self.name(name), shape)
+    }
+
+    /// Every tensor's full name and bytes, as stored, in the order of names.
+    pub(crate) fn stored(&self) -> BTreeMap<&str, Stored<'_>> {
+        let stored = |entry: &Entry| Stored {
+            bytes: &self.files[entry.file].1.bytes()[entry.bytes.clone()],
+            shape: entry.shape.clone(),
+            dtype: entry.dtype,
+        };
+        // The view borrows from `self`, not from the closure's argument.
+        self.entries.iter().map(|(name, entry)| (name.as_str(), stored(entry))).collect()
     }
 
     /// A tensor by its full name, as stored.

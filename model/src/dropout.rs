@@ -1,0 +1,34 @@
+//! Numbers zeroed at random while a model trains.
+
+use tch::{TchError, Tensor};
+
+/// The share of numbers that are zeroed; the others grow, so that sums keep their size. Which ones fall is drawn
+/// from libtorch's generator: after [`crate::seed`] with the same number the same ones do.
+///
+/// Source: Srivastava et al. 2014, JMLR 15, pages 1929-1958.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Dropout {
+    /// Of the vectors behind embeddings, attention and feed-forward layers.
+    pub hidden: f64,
+    /// Of attention's weights.
+    pub attention: f64,
+    /// Of what a cross-encoder's classifier reads.
+    pub classifier: f64,
+}
+
+impl Dropout {
+    /// Every number is kept: serving, evaluation, and the replay of a recorded run.
+    pub const NONE: Self = Self { hidden: 0.0, attention: 0.0, classifier: 0.0 };
+
+    pub(crate) fn hidden(&self, tensor: Tensor) -> Result<Tensor, TchError> {
+        thin(tensor, self.hidden)
+    }
+
+    pub(crate) fn classifier(&self, tensor: Tensor) -> Result<Tensor, TchError> {
+        thin(tensor, self.classifier)
+    }
+}
+
+fn thin(tensor: Tensor, share: f64) -> Result<Tensor, TchError> {
+    if share == 0.0 { Ok(tensor) } else { tensor.f_dropout(share, true) }
+}

@@ -1,0 +1,326 @@
+//! A model that learns: the bodies and heads that serve, over parameters that are open to gradients.
+//!
+//! It runs without padding, as in serving: linear layers see `[tokens, hidden]`, attention sees sequences. What is
+//! laid out by `[sequences, width]` comes only where a loss needs it. Parameters go by the names that they have in
+//! the checkpoint's files, and are saved under them beside everything else that the files hold.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, View};
+use tch::{Kind, TchError, Tensor};
+use torch_ext::Activation;
+
+use crate::body::Body;
+use crate::config::{Config, Family};
+use crate::device::Device;
+use crate::dropout::Dropout;
+use crate::error::{LoadError, RunError};
+use crate::head::{Classifier, Head};
+use crate::layers::{Linear, Loader};
+use crate::layout::Layout;
+use crate::modules::Pooling;
+use crate::sequence::Sequence;
+use crate::weights::{Stored, Weights};
+
+/// Bge-m3's two heads, where they lie in one file that is not a pickle.
+const UNIFIED: &str = "m3_heads.safetensors";
+
+/// A tensor that training may move.
+#[derive(Debug)]
+pub struct Parameter {
+    name: String,
+    tensor: Tensor,
+}
+
+impl Parameter {
+    pub(crate) fn new(name: &str, tensor: Tensor) -> Self {
+        Self { name: name.to_owned(), tensor }
+    }
+
+    /// As in the checkpoint's files, such as `encoder.layer.0.output.dense.weight`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its value, f32: a handle on the memory that the model computes with.
+    pub fn tensor(&self) -> Tensor {
+        self.tensor.shallow_clone()
+    }
+
+    /// Takes it out of training: no gradient reaches it.
+    ///
+    /// # Errors
+    /// As libtorch has it.
+    pub fn freeze(&self) -> Result<(), RunError> {
+        let _ = self.tensor.f_set_requires_grad(false)?;
+        Ok(())
+    }
+}
+
+/// What a model learns to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// One vector per text.
+    Dense,
+    /// Bge-m3's three: one vector per text, a weight per token, a vector per token.
+    Unified,
+    /// One logit per pair.
+    Score,
+}
+
+/// How a batch is laid out. The results are the same but for rounding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Laying {
+    /// Without padding.
+    EndToEnd,
+    /// Every sequence padded to `width`, as the reference does it: where a replay shall round as it does.
+    Padded {
+        /// In tokens.
+        width: usize,
+    },
+}
+
+#[derive(Debug)]
+enum Heads {
+    None,
+    Unified { sparse: Linear, multi: Linear },
+    Classify(Head),
+}
+
+/// A model in training. It is used by one thread at a time.
+#[derive(Debug)]
+pub struct Trainee {
+    body: Body,
+    heads: Heads,
+    parameters: Vec<Parameter>,
+    weights: Weights,
+    dropout: Dropout,
+    device: tch::Device,
+}
+
+/// The vectors of all tokens of a batch, with their graph.
+#[derive(Debug)]
+pub struct Hidden {
+    /// `[tokens, hidden]`, in laid-out order.
+    vectors: Tensor,
+    layout: Layout,
+}
+
+impl Trainee {
+    /// Reads the architecture from the file `config` and the weights from the directory `weights`.
+    ///
+    /// # Errors
+    /// A [`LoadError`] that names the file and the tensor.
+    pub fn load(config: &Path, weights: &Path, task: Task, device: Device) -> Result<Self, LoadError> {
+        let config = Config::load(config)?;
+        let mut files = Weights::open(weights)?;
+        if task == Task::Unified {
+            files.add_if_there(weights.join(UNIFIED))?;
+        }
+        let (device, parameters) = (device.torch(), RefCell::default());
+        let loader = Loader { weights: &files, device, kind: Kind::Float, trained: Some(&parameters) };
+        // Parameters are noted in the reference's order: sums over all of them round by it.
+        let heads = || Heads::load(&loader, &config, task);
+        let heads_first = task == Task::Score && config.family == Family::XlmRoberta;
+        let early = if heads_first { Some(heads()?) } else { None };
+        let body = Body::load(&loader, &config)?;
+        let heads = early.map_or_else(heads, Ok)?;
+        let parameters = parameters.into_inner();
+        Ok(Self { body, heads, parameters, weights: files, dropout: config.dropout, device })
+    }
+
+    /// All parameters of the body and of the heads of its task.
+    #[must_use]
+    pub fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
+    /// What the checkpoint's configuration says that it is trained with.
+    #[must_use]
+    pub fn dropout(&self) -> Dropout {
+        self.dropout
+    }
+
+    /// Where it runs.
+    #[must_use]
+    pub fn device(&self) -> tch::Device {
+        self.device
+    }
+
+    /// Runs the body over a batch.
+    ///
+    /// # Errors
+    /// [`RunError::OutOfMemory`], for which a smaller batch may do, or [`RunError::Failed`].
+    pub fn hidden(&self, batch: &[&Sequence], laying: Laying, dropout: &Dropout) -> Result<Hidden, RunError> {
+        if batch.iter().any(|sequence| sequence.tokens() == 0) || batch.is_empty() {
+            return Err(RunError::Failed("a batch of sequences of at least one token is wanted".into()));
+        }
+        let layout = match laying {
+            Laying::EndToEnd => Layout::new(batch),
+            Laying::Padded { width } => Layout::padded(batch, width),
+        };
+        Ok(Hidden { vectors: self.body.forward(&layout, dropout)?, layout })
+    }
+
+    /// Pooled vectors, not normalised, `[sequences, hidden]` in the batch's order.
+    ///
+    /// # Errors
+    /// As [`Trainee::hidden`].
+    pub fn pooled(&self, hidden: &Hidden, pooling: Pooling) -> Result<Tensor, RunError> {
+        Head::Pool(pooling).forward(&hidden.vectors, &hidden.layout, &Dropout::NONE)
+    }
+
+    /// A pair's logit, `[sequences]` in the batch's order.
+    ///
+    /// # Errors
+    /// [`RunError::Failed`] where its task is not [`Task::Score`].
+    pub fn logits(&self, hidden: &Hidden, dropout: &Dropout) -> Result<Tensor, RunError> {
+        let Heads::Classify(head) = &self.heads else { return Err(not_its_task("scores pairs")) };
+        Ok(head.forward(&hidden.vectors, &hidden.layout, dropout)?.f_squeeze_dim(1)?)
+    }
+
+    /// A weight per token, at least 0, `[sequences, width]` in the batch's order; 0 behind a sequence's end.
+    ///
+    /// # Errors
+    /// [`RunError::Failed`] where its task is not [`Task::Unified`].
+    pub fn token_weights(&self, hidden: &Hidden, width: usize) -> Result<Tensor, RunError> {
+        let Heads::Unified { sparse, .. } = &self.heads else { return Err(not_its_task("weighs tokens")) };
+        let weights = sparse.forward(&hidden.vectors, Activation::Relu)?; // [tokens, 1]
+        Ok(hidden.padded(&weights, 0..width)?.f_squeeze_dim(2)?)
+    }
+
+    /// A vector per token behind the first, length 1, `[sequences, width - 1, hidden]` in the batch's order; zeros
+    /// behind a sequence's end.
+    ///
+    /// # Errors
+    /// [`RunError::Failed`] where its task is not [`Task::Unified`].
+    pub fn token_vectors(&self, hidden: &Hidden, width: usize) -> Result<Tensor, RunError> {
+        let Heads::Unified { multi, .. } = &self.heads else { return Err(not_its_task("has token vectors")) };
+        let vectors = normalized(&multi.forward(&hidden.vectors, Activation::None)?)?; // [tokens, hidden]
+        hidden.padded(&vectors, 1..width)
+    }
+
+    /// Writes every tensor of the checkpoint's files, trained ones as they are now, as one `*.safetensors` file.
+    ///
+    /// # Errors
+    /// [`LoadError::Read`] when the file cannot be written, [`LoadError::Torch`].
+    pub fn save(&self, path: &Path) -> Result<(), LoadError> {
+        let trained: HashMap<&str, &Tensor> =
+            self.parameters.iter().map(|parameter| (parameter.name(), &parameter.tensor)).collect();
+        let views = self.weights.stored().into_iter().map(|(name, stored)| {
+            let view = match trained.get(name) {
+                Some(tensor) => Saved::of(tensor)?,
+                None => Saved::stored(stored),
+            };
+            Ok((name, view))
+        });
+        let views: Vec<(&str, Saved<'_>)> = views.collect::<Result<_, TchError>>()?;
+        let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+        let written = safetensors::serialize_to_file(views, Some(metadata), path);
+        written.map_err(|error| LoadError::format(path, error))
+    }
+}
+
+fn not_its_task(what: &str) -> RunError {
+    RunError::Failed(format!("this model was not loaded as one that {what}"))
+}
+
+impl Heads {
+    fn load(loader: &Loader<'_>, config: &Config, task: Task) -> Result<Self, LoadError> {
+        let hidden = config.hidden;
+        Ok(match task {
+            Task::Dense => Self::None,
+            Task::Unified => {
+                let multi = loader.head("colbert_linear", [hidden, hidden])?;
+                Self::Unified { multi, sparse: loader.head("sparse_linear", [1, hidden])? }
+            }
+            Task::Score => Self::Classify(Head::Classify(Classifier::load(loader, config)?)),
+        })
+    }
+}
+
+impl Hidden {
+    /// `[tokens, n]` in laid-out order to `[sequences, places, n]` in the batch's order, zeros where a sequence has
+    /// no such place.
+    fn padded(&self, rows: &Tensor, places: std::ops::Range<usize>) -> Result<Tensor, RunError> {
+        let Layout { starts, lengths, places_of, .. } = &self.layout;
+        let (sequences, columns) = (as_index(places_of.len()), as_index(places.len()));
+        let nothing = starts.last().copied().unwrap_or(0); // The row of zeros behind the last token's.
+        let row = |sequence: i64, place: usize| {
+            let sequence = usize::try_from(sequence).unwrap_or(0);
+            let place = as_index(place);
+            if place < lengths[sequence] { starts[sequence] + place } else { nothing }
+        };
+        let index: Vec<i64> = places_of
+            .iter()
+            .flat_map(|&sequence| places.clone().map(move |place| row(sequence, place)))
+            .collect();
+        let index = Tensor::f_from_slice(&index)?.f_to_device(rows.device())?;
+        let n = rows.size().last().copied().unwrap_or(0);
+        let zeros = Tensor::f_zeros([1, n], (rows.kind(), rows.device()))?;
+        let padded = Tensor::f_cat(&[rows, &zeros], 0)?.f_index_select(0, &index)?;
+        Ok(padded.f_view([sequences, columns, n])?)
+    }
+}
+
+fn as_index(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+/// Rows of length 1, as `torch.nn.functional.normalize` over the last dimension, with their graph.
+///
+/// # Errors
+/// As libtorch has it.
+pub fn normalized(rows: &Tensor) -> Result<Tensor, TchError> {
+    let lengths = rows.f_norm_scalaropt_dim(2.0, [-1].as_slice(), true)?.f_clamp_min(1e-12)?;
+    rows.f_div(&lengths.f_expand_as(rows)?)
+}
+
+/// Sets libtorch's generators, from which dropout is drawn.
+pub fn seed(number: i64) {
+    tch::manual_seed(number);
+}
+
+/// A tensor as it is written.
+struct Saved<'a> {
+    bytes: Cow<'a, [u8]>,
+    shape: Vec<usize>,
+    dtype: Dtype,
+}
+
+impl<'a> Saved<'a> {
+    fn of(tensor: &Tensor) -> Result<Self, TchError> {
+        let shape = tensor.size().into_iter().map(|n| usize::try_from(n).unwrap_or(0)).collect();
+        let tensor = tensor.f_detach()?.f_to_device(tch::Device::Cpu)?.f_contiguous()?;
+        let mut bytes = vec![0; tensor.numel() * size_of::<f32>()];
+        tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
+        Ok(Self { bytes: bytes.into(), shape, dtype: Dtype::F32 })
+    }
+
+    fn stored(stored: Stored<'a>) -> Self {
+        let shape = stored.shape.into_iter().map(|n| usize::try_from(n).unwrap_or(0)).collect();
+        Self { bytes: stored.bytes.into(), shape, dtype: stored.dtype }
+    }
+}
+
+impl View for Saved<'_> {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(&self.bytes)
+    }
+
+    fn data_len(&self) -> usize {
+        self.bytes.len()
+    }
+}

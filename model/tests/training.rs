@@ -1,0 +1,134 @@
+//! What is trained is what is served: the same rows, and the files that come back are those that went in.
+
+#![allow(clippy::unwrap_used)] // Tests, helpers included.
+
+use std::path::{Path, PathBuf};
+
+use model::{
+    Checkpoint, Device, Dropout, Laying, LoadError, Model, Overrides, Pooling, Precision, Sequence, Task,
+    Trainee,
+};
+use tch::{Kind, Tensor};
+
+fn checkpoint(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/checkpoints").join(name)
+}
+
+fn load(dir: &Path, task: Task) -> Result<Trainee, LoadError> {
+    Trainee::load(&dir.join("config.json"), dir, task, Device::Cpu)
+}
+
+/// Only BERT tells a pair's parts apart.
+fn batch(name: &str) -> Vec<Sequence> {
+    let ids = [vec![3, 9, 17, 4], vec![3, 4], vec![3, 30, 31, 32, 33, 4], vec![3, 8, 12, 4]];
+    let mut batch = ids.map(Sequence::single).to_vec();
+    if name.starts_with("bert") {
+        batch[2].second = 3;
+    }
+    batch
+}
+
+fn rows(tensor: &Tensor) -> Vec<f32> {
+    Vec::try_from(tensor.detach().view([-1])).unwrap()
+}
+
+#[track_caller]
+fn check_close(found: &[f32], expected: &[f32]) {
+    let worst = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(found.len() == expected.len() && worst < 1e-5, "worst difference {worst:e}");
+}
+
+#[track_caller]
+fn check(name: &str, task: Task) {
+    let sequences = batch(name);
+    let batch: Vec<&Sequence> = sequences.iter().collect();
+    let served = Checkpoint::open(&checkpoint(name), &Overrides::default()).unwrap();
+    let model = Model::load(&served, Device::Cpu, Precision::F32).unwrap();
+    let expected: Vec<f32> = model.run(&batch).unwrap().iter().flatten().copied().collect();
+    let trainee = load(&checkpoint(name), task).unwrap();
+    for laying in [Laying::EndToEnd, Laying::Padded { width: 7 }] {
+        let hidden = trainee.hidden(&batch, laying, &Dropout::NONE).unwrap();
+        let found = match served.card().pooling {
+            Some(pooling) => trainee.pooled(&hidden, pooling).unwrap(),
+            None => trainee.logits(&hidden, &Dropout::NONE).unwrap(),
+        };
+        check_close(&rows(&found), &expected);
+    }
+}
+
+#[test]
+fn rows_are_those_that_serving_makes() {
+    for name in ["bert-cls", "bert-mean", "xlmr-cls", "xlmr-bpe"] {
+        check(name, Task::Dense);
+    }
+    for name in ["bert-cross", "xlmr-cross"] {
+        check(name, Task::Score);
+    }
+}
+
+#[test]
+fn every_parameter_has_a_gradient_and_padding_has_none() {
+    for (name, task) in [("bert-mean", Task::Dense), ("xlmr-cross", Task::Score)] {
+        let sequences = batch(name);
+        let batch: Vec<&Sequence> = sequences.iter().collect();
+        let gradients = |laying| {
+            let trainee = load(&checkpoint(name), task).unwrap();
+            let hidden = trainee.hidden(&batch, laying, &Dropout::NONE).unwrap();
+            let rows = match task {
+                Task::Dense | Task::Unified => trainee.pooled(&hidden, Pooling::Mean).unwrap(),
+                Task::Score => trainee.logits(&hidden, &Dropout::NONE).unwrap(),
+            };
+            (rows * 0.5).sin().sum(Kind::Float).backward();
+            let gradients = trainee.parameters().iter().map(|p| (p.name().to_owned(), p.tensor().grad()));
+            gradients.collect::<Vec<_>>()
+        };
+        let pairs = gradients(Laying::EndToEnd).into_iter().zip(gradients(Laying::Padded { width: 9 }));
+        for ((name, end_to_end), (_, padded)) in pairs {
+            assert!(end_to_end.defined(), "{name}");
+            assert!(end_to_end.allclose(&padded, 1e-4, 1e-5, false), "{name}: {end_to_end} {padded}");
+        }
+    }
+}
+
+#[test]
+fn the_same_seed_drops_the_same_numbers() {
+    let trainee = load(&checkpoint("xlmr-cross"), Task::Score).unwrap();
+    let sequences = batch("xlmr-cross");
+    let batch: Vec<&Sequence> = sequences.iter().collect();
+    let dropout = Dropout { hidden: 0.1, attention: 0.1, classifier: 0.1 };
+    let logits = |seed| {
+        model::seed(seed);
+        let hidden = trainee.hidden(&batch, Laying::EndToEnd, &dropout).unwrap();
+        rows(&trainee.logits(&hidden, &dropout).unwrap())
+    };
+    assert_eq!(logits(5), logits(5));
+    assert_ne!(logits(5), logits(6));
+}
+
+#[test]
+fn what_is_saved_is_what_was_loaded_and_what_was_trained() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["config.json", "tokenizer.json"] {
+        std::fs::copy(checkpoint("bert-mean").join(name), dir.path().join(name)).unwrap_or_default();
+    }
+    let trainee = load(&checkpoint("bert-mean"), Task::Dense).unwrap();
+    let moved =
+        trainee.parameters().iter().find(|p| p.name().ends_with("layer.1.output.dense.bias")).unwrap();
+    let _ = tch::no_grad(|| moved.tensor().fill_(0.25));
+    trainee.save(&dir.path().join("model.safetensors")).unwrap();
+
+    let again = load(dir.path(), Task::Dense).unwrap();
+    for (before, after) in trainee.parameters().iter().zip(again.parameters()) {
+        assert_eq!(before.name(), after.name());
+        assert_eq!(rows(&before.tensor()), rows(&after.tensor()), "{}", before.name());
+    }
+    let stored = |dir: &Path| {
+        let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+        let files = files.filter(|path| path.extension().is_some_and(|kind| kind == "safetensors"));
+        let mut names: Vec<String> =
+            files.flat_map(|path| Tensor::read_safetensors(path).unwrap()).map(|(name, _)| name).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(stored(dir.path()), stored(&checkpoint("bert-mean")));
+}
