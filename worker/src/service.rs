@@ -18,11 +18,12 @@ use proto::worker::v1::{
     CountShard, EmbedShard, EmbedShardResult, HealthRequest, RerankShard, RerankShardResult, TokenizeShard,
 };
 use telemetry::trace::adopt;
-use tls::Door;
+use tokio::net::TcpListener;
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 use tracing::{Instrument as _, Span, field};
 
@@ -71,12 +72,12 @@ pub struct Service {
     pub metrics: Metrics,
 }
 
-/// Serves those whom `door` lets in, until `stop` and then until every call that was accepted is answered.
+/// Serves until `stop`, and then until every call that was accepted is answered.
 ///
 /// # Errors
-/// When the server fails.
+/// When the listener fails.
 pub async fn serve(
-    door: Door,
+    listener: TcpListener,
     service: Service,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
@@ -93,7 +94,10 @@ pub async fn serve(
         .http2_keepalive_interval(Some(PING_INTERVAL))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
         .add_service(worker)
-        .serve_with_incoming_shutdown(door, stop.cancelled_owned())
+        .serve_with_incoming_shutdown(
+            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            stop.cancelled_owned(),
+        )
         .await
 }
 

@@ -1,0 +1,128 @@
+//! All files of a job, one after the other.
+
+use std::path::{Path, PathBuf};
+
+use super::jsonl::{Example, JsonLines};
+use super::python::Random;
+use crate::error::TrainError;
+
+/// A file, and which of its examples take part.
+#[derive(Clone, Debug)]
+pub struct Part {
+    file: JsonLines,
+    /// `None` for all, in order.
+    chosen: Option<Vec<usize>>,
+}
+
+/// Examples by number, over all parts.
+#[derive(Clone, Debug, Default)]
+pub struct Corpus {
+    parts: Vec<Part>,
+    /// Number of each part's first example, and the end.
+    starts: Vec<usize>,
+}
+
+impl Part {
+    /// A file of which at most `most` examples take part, drawn from `random` where there are more.
+    ///
+    /// # Errors
+    /// [`TrainError::Io`].
+    pub fn open(path: &Path, most: usize, random: &mut Random) -> Result<Self, TrainError> {
+        let file = JsonLines::open(path)?;
+        let chosen = (file.len() > most).then(|| random.sample(file.len(), most));
+        Ok(Self { file, chosen })
+    }
+
+    /// Examples that take part.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.chosen.as_ref().map_or(self.file.len(), Vec::len)
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Example `index` of those that take part.
+    ///
+    /// # Errors
+    /// [`TrainError::Format`] names the line.
+    pub fn read(&self, index: usize) -> Result<Example, TrainError> {
+        self.file.read(self.line(index))
+    }
+
+    fn line(&self, index: usize) -> usize {
+        self.chosen.as_ref().map_or(index, |chosen| chosen.get(index).copied().unwrap_or(usize::MAX))
+    }
+}
+
+impl Corpus {
+    /// Parts one after the other.
+    #[must_use]
+    pub fn new(parts: Vec<Part>) -> Self {
+        let mut starts = vec![0];
+        for part in &parts {
+            starts.push(starts.last().copied().unwrap_or(0) + part.len());
+        }
+        Self { parts, starts }
+    }
+
+    /// All examples.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.starts.last().copied().unwrap_or(0)
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Example `index`, from 0.
+    ///
+    /// # Errors
+    /// [`TrainError::Format`] names the line.
+    pub fn read(&self, index: usize) -> Result<Example, TrainError> {
+        let (part, index) = self.place(index);
+        part.read(index)
+    }
+
+    /// What is wrong with example `index`: its file and line.
+    #[must_use]
+    pub fn fault(&self, index: usize, reason: impl std::fmt::Display) -> TrainError {
+        let (part, index) = self.place(index);
+        part.file.fault(part.line(index), reason)
+    }
+
+    /// # Panics
+    /// When there is no part, and thus no example to ask for.
+    fn place(&self, index: usize) -> (&Part, usize) {
+        let part = self.starts.partition_point(|&start| start <= index).saturating_sub(1);
+        let part = part.min(self.parts.len() - 1);
+        (&self.parts[part], index - self.starts[part])
+    }
+}
+
+/// The files of examples that `path` names: itself, or those in the directory, in the order of their names.
+///
+/// # Errors
+/// [`TrainError::Io`] where it cannot be read; [`TrainError::Format`] for a file that is not JSON Lines by its name.
+pub fn files(path: &Path) -> Result<Vec<PathBuf>, TrainError> {
+    let is_lines = |path: &Path| path.extension().is_some_and(|kind| kind == "jsonl" || kind == "json");
+    if !path.is_dir() {
+        return if is_lines(path) {
+            Ok(vec![path.to_owned()])
+        } else {
+            Err(TrainError::format(path, "a file of examples ends in .jsonl or .json"))
+        };
+    }
+    let failed = |source| TrainError::io(path, source);
+    let entries = std::fs::read_dir(path).map_err(failed)?;
+    let mut found = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    found.retain(|path| is_lines(path));
+    found.sort();
+    Ok(found)
+}

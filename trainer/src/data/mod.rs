@@ -1,0 +1,20 @@
+//! From files of examples to batches of tokens.
+//!
+//! The data format is `FlagEmbedding`'s. With [`Custom::FlagEmbedding`] every choice is the reference's, down to the
+//! random numbers, so that a recorded run can be rebuilt from its data files.
+
+mod collate;
+mod corpus;
+mod draw;
+mod jsonl;
+mod numpy;
+mod order;
+mod python;
+
+pub use collate::Collator;
+pub use corpus::{Corpus, Part, files};
+pub use draw::{Custom, Drawing, Group, Reader, Taught, Unfit, Wording};
+pub use jsonl::{Example, JsonLines};
+pub use numpy::Generator;
+pub use order::{BySet, Mixed, Rest, Round, Set};
+pub use python::Random;

@@ -1,0 +1,73 @@
+//! What goes wrong in training, in sentences.
+
+use std::path::{Path, PathBuf};
+use std::{fmt, io};
+
+use model::{LoadError, RunError};
+use tch::TchError;
+use thiserror::Error;
+use torch_ext::TorchError;
+
+/// Why a job cannot go on, by what its owner can do.
+#[derive(Debug, Error)]
+pub enum TrainError {
+    /// The file is missing, or cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// Mend the file.
+    #[error("{}: {reason}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the line where there are lines.
+        reason: String,
+    },
+    /// Ask for something else: nothing is wrong, but we do not do it.
+    #[error("{0}")]
+    Unsupported(String),
+    /// Take another model, or mend this one.
+    #[error(transparent)]
+    Model(#[from] LoadError),
+    /// Take smaller batches, or more memory.
+    #[error("out of memory: {0}")]
+    OutOfMemory(String),
+    /// libtorch failed.
+    #[error("{0}")]
+    Torch(String),
+}
+
+impl TrainError {
+    pub(crate) fn io(path: &Path, source: io::Error) -> Self {
+        Self::Io { path: path.to_owned(), source }
+    }
+
+    pub(crate) fn format(path: &Path, reason: impl fmt::Display) -> Self {
+        Self::Format { path: path.to_owned(), reason: reason.to_string() }
+    }
+}
+
+impl From<RunError> for TrainError {
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::OutOfMemory(text) => Self::OutOfMemory(text),
+            RunError::Failed(text) => Self::Torch(text),
+        }
+    }
+}
+
+impl From<TchError> for TrainError {
+    fn from(error: TchError) -> Self {
+        RunError::from(error).into()
+    }
+}
+
+impl From<TorchError> for TrainError {
+    fn from(error: TorchError) -> Self {
+        RunError::from(error).into()
+    }
+}

@@ -1,0 +1,140 @@
+//! A query's positive against other passages: of its group, of its batch, or of all ranks' batches.
+//!
+//! Source: van den Oord et al. 2018, arXiv:1807.03748; negatives over devices as in Qu et al. 2020, arXiv:2010.08191.
+
+use model::normalized;
+use tch::{TchError, Tensor};
+
+use super::distill::{Distillation, towards, weighted};
+use super::{Loss, cross_entropy, own_group, positives, scores};
+
+/// Which passages a query's positive stands against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Negatives {
+    /// The others of its group.
+    OwnGroup,
+    /// All of this rank's batch.
+    InBatch,
+    /// All of all ranks' batches.
+    AllRanks,
+}
+
+/// How rows are compared.
+#[derive(Clone, Copy, Debug)]
+pub struct Contrast {
+    /// What inner products are divided by.
+    pub temperature: f64,
+    /// Against which passages.
+    pub negatives: Negatives,
+    /// How the teacher is used where there is one.
+    pub distillation: Distillation,
+}
+
+/// All ranks' rows of a micro step. Of them `own` have a graph; the others are numbers.
+#[derive(Debug)]
+pub struct Ranks<'a> {
+    /// This rank.
+    pub own: usize,
+    /// `[n, dimensions]` of each rank, the same `n` on all where [`Negatives::AllRanks`] asks for them.
+    pub queries: &'a [Tensor],
+    /// `[n * group, dimensions]` of each rank.
+    pub passages: &'a [Tensor],
+    /// The teacher's distribution over each group, `[n, group]` of each rank.
+    pub teacher: Option<&'a [Tensor]>,
+}
+
+/// The loss over rows as they are.
+///
+/// # Errors
+/// [`TchError`] when shapes do not fit.
+pub fn contrast(ranks: &Ranks<'_>, how: &Contrast) -> Result<Loss, TchError> {
+    let own = ranks.own;
+    let teacher = ranks.teacher.map(|teacher| &teacher[own]);
+    match how.negatives {
+        Negatives::OwnGroup | Negatives::InBatch => {
+            let scores = scores(&ranks.queries[own], &ranks.passages[own], how.temperature)?;
+            Ok(Loss::own(on_scores(&scores, teacher, how)?))
+        }
+        Negatives::AllRanks => {
+            let (queries, passages) = (Tensor::f_cat(ranks.queries, 0)?, Tensor::f_cat(ranks.passages, 0)?);
+            let scores = scores(&queries, &passages, how.temperature)?; // [ranks * n, ranks * n * group]
+            match (ranks.teacher, how.distillation) {
+                (None, _) => Ok(Loss::shared(plain(&scores)?)),
+                (Some(teacher), Distillation::Weighted) => {
+                    Ok(Loss::shared(weighted(&Tensor::f_cat(teacher, 0)?, &scores)?))
+                }
+                (Some(teacher), Distillation::Group) => {
+                    let (rows, _) = teacher[own].size2()?;
+                    let start = rows * i64::try_from(own).unwrap_or(0);
+                    let student = own_group(&scores)?.f_narrow(0, start, rows)?; // [n, group]
+                    let towards = towards(&teacher[own], &student)?;
+                    Ok(Loss { shared: Some(plain(&scores)?), own: Some(towards) })
+                }
+            }
+        }
+    }
+}
+
+/// The mean of the losses over the first so many dimensions, each normalised by itself.
+///
+/// Source: Kusupati et al. 2022, arXiv:2205.13147.
+///
+/// # Errors
+/// [`TchError`] when shapes do not fit.
+pub fn matryoshka(ranks: &Ranks<'_>, how: &Contrast, dimensions: &[i64]) -> Result<Loss, TchError> {
+    let mut total = Loss::default();
+    for &wanted in dimensions {
+        let cut = |rows: &Tensor| {
+            let (_, all) = rows.size2()?;
+            normalized(&rows.f_narrow(1, 0, wanted.min(all))?)
+        };
+        let cut = |rows: &[Tensor]| rows.iter().map(cut).collect::<Result<Vec<_>, _>>();
+        let (queries, passages) = (cut(ranks.queries)?, cut(ranks.passages)?);
+        let ranks = Ranks { queries: &queries, passages: &passages, ..*ranks };
+        total = total.plus(contrast(&ranks, how)?)?;
+    }
+    #[allow(clippy::cast_precision_loss)] // Few.
+    total.over(dimensions.len() as f64)
+}
+
+/// The loss of one rank's scores, `[n, n * group]`.
+pub(super) fn on_scores(
+    scores: &Tensor,
+    teacher: Option<&Tensor>,
+    how: &Contrast,
+) -> Result<Tensor, TchError> {
+    let of_group = how.negatives == Negatives::OwnGroup;
+    let group = own_group(scores)?; // [n, group]
+    let contrast =
+        |group: &Tensor| -> Result<Tensor, TchError> { if of_group { first(group) } else { plain(scores) } };
+    match (teacher, how.distillation) {
+        (None, _) => contrast(&group),
+        (Some(teacher), Distillation::Group) => towards(teacher, &group)?.f_add(&contrast(&group)?),
+        (Some(teacher), Distillation::Weighted) if of_group => weighted_group(teacher, &group),
+        (Some(teacher), Distillation::Weighted) => weighted(teacher, scores),
+    }
+}
+
+/// Each group's first against the group.
+fn first(group: &Tensor) -> Result<Tensor, TchError> {
+    let (rows, _) = group.size2()?;
+    cross_entropy(group, &positives(rows, 0))
+}
+
+/// Each query's positive against all passages.
+fn plain(scores: &Tensor) -> Result<Tensor, TchError> {
+    let (queries, passages) = scores.size2()?;
+    cross_entropy(scores, &positives(queries, passages / queries.max(1)))
+}
+
+/// [`weighted`] within groups: each row alone is a batch of one.
+fn weighted_group(teacher: &Tensor, group: &Tensor) -> Result<Tensor, TchError> {
+    let (rows, _) = group.size2()?;
+    let mut total = None;
+    for row in 0..rows {
+        let one = |rows: &Tensor| rows.f_narrow(0, row, 1);
+        total = super::sum(total, Some(weighted(&one(teacher)?, &one(group)?)?))?;
+    }
+    #[allow(clippy::cast_precision_loss)] // A batch.
+    total.map_or_else(|| first(group), |total| total.f_div_scalar(rows as f64))
+}

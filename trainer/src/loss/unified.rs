@@ -1,0 +1,202 @@
+//! Bge-m3's three ways of scoring, trained together, and taught by their sum.
+//!
+//! Source: Chen et al. 2024, arXiv:2402.03216, section 3.3; weights as in `FlagEmbedding`, not as in the paper.
+
+use std::collections::{BTreeSet, HashMap};
+
+use tch::{Kind, TchError, Tensor};
+
+use super::contrast::{Contrast, Negatives, Ranks, contrast, on_scores};
+use super::distill::towards;
+use super::{Loss, own_group, scores};
+
+/// The part of sparse scores in the sum, and of their loss.
+const SPARSE_SCORE: f64 = 0.3;
+const SPARSE_LOSS: f64 = 0.1;
+
+/// What a batch's tokens became, rows of one width.
+#[derive(Debug)]
+pub struct Tokens {
+    /// `[n][width]`: token ids, short behind a sequence's end.
+    pub ids: Vec<Vec<u32>>,
+    /// At least 0; 0 behind a sequence's end, `[n, width]`.
+    pub weights: Tensor,
+    /// Behind the first token, of length 1; zeros behind a sequence's end, `[n, width - 1, dimensions]`.
+    pub vectors: Tensor,
+}
+
+/// What the three ways add to the dense one.
+#[derive(Debug)]
+pub struct Unified<'a> {
+    /// Of this rank's queries.
+    pub queries: &'a Tokens,
+    /// Of this rank's passages.
+    pub passages: &'a Tokens,
+    /// Ids that carry no meaning, and no sparse weight.
+    pub markers: &'a [u32],
+    /// Whether each way learns from the sum of all.
+    pub teach: bool,
+}
+
+/// The mean of the losses of the dense, sparse and multi-vector scores and of their sum; where it teaches, the mean
+/// of that and of what each way lacks of the sum's distribution.
+///
+/// Only dense rows are compared over ranks.
+///
+/// # Errors
+/// [`TchError`] when shapes do not fit.
+pub fn unified(ranks: &Ranks<'_>, how: &Contrast, unified: &Unified<'_>) -> Result<Loss, TchError> {
+    let Unified { queries, passages, markers, teach } = *unified;
+    let local = Contrast {
+        negatives: if how.negatives == Negatives::AllRanks { Negatives::InBatch } else { how.negatives },
+        ..*how
+    };
+    let teacher = ranks.teacher.map(|teacher| &teacher[ranks.own]);
+    let dense = scores(&ranks.queries[ranks.own], &ranks.passages[ranks.own], how.temperature)?;
+    let sparse = sparse(queries, passages, markers)?.f_div_scalar(how.temperature)?;
+    let multi = multi(queries, passages)?.f_div_scalar(how.temperature)?;
+    let together = dense.f_add(&sparse.f_mul_scalar(SPARSE_SCORE)?)?.f_add(&multi)?;
+
+    let own = |scores: &Tensor| on_scores(scores, teacher, &local).map(Loss::own);
+    let over_ranks = how.negatives == Negatives::AllRanks;
+    let dense_loss = if over_ranks { contrast(ranks, how)? } else { own(&dense)? };
+    let loss = dense_loss
+        .plus(own(&together)?)?
+        .plus(own(&sparse)?.times(SPARSE_LOSS)?)?
+        .plus(own(&multi)?)?
+        .over(4.0)?;
+    if !teach {
+        return Ok(loss);
+    }
+    let seen = |scores: &Tensor| match local.negatives {
+        Negatives::OwnGroup => own_group(scores),
+        Negatives::InBatch | Negatives::AllRanks => Ok(scores.shallow_clone()),
+    };
+    let sum = seen(&together)?.f_detach()?.f_softmax(-1, Kind::Float)?;
+    let lacks = |scores: &Tensor| towards(&sum, &seen(scores)?).map(Loss::own);
+    let taught = lacks(&dense)?.plus(lacks(&sparse)?.times(SPARSE_LOSS)?)?.plus(lacks(&multi)?)?;
+    loss.plus(taught.over(3.0)?)?.over(2.0)
+}
+
+/// Inner products of token weights by id, the largest weight of each id, `[queries, passages]`.
+///
+/// Only ids that queries have can meet: columns are theirs, not the vocabulary's.
+fn sparse(queries: &Tokens, passages: &Tokens, markers: &[u32]) -> Result<Tensor, TchError> {
+    let ids: BTreeSet<u32> =
+        queries.ids.iter().flatten().copied().filter(|id| !markers.contains(id)).collect();
+    let columns: HashMap<u32, i64> = ids.into_iter().zip(0..).collect();
+    by_id(queries, &columns)?.f_matmul(&by_id(passages, &columns)?.f_transpose(0, 1)?)
+}
+
+/// The largest weight of each id, `[n, columns]`.
+fn by_id(tokens: &Tokens, columns: &HashMap<u32, i64>) -> Result<Tensor, TchError> {
+    let (rows, width) = tokens.weights.size2()?;
+    let beyond = i64::try_from(columns.len()).unwrap_or(i64::MAX); // Where all other ids go.
+    let width = usize::try_from(width).unwrap_or(0);
+    let column = |ids: &Vec<u32>, place: usize| ids.get(place).and_then(|id| columns.get(id)).copied();
+    let index: Vec<i64> = tokens
+        .ids
+        .iter()
+        .flat_map(|ids| (0..width).map(move |place| column(ids, place).unwrap_or(beyond)))
+        .collect();
+    let weights = tokens.weights.f_to_kind(Kind::Float)?;
+    let index = Tensor::f_from_slice(&index)?.f_view_as(&weights)?.f_to_device(weights.device())?;
+    let zeros = Tensor::f_zeros([rows, beyond + 1], (Kind::Float, weights.device()))?;
+    zeros.f_internal_scatter_reduce(1, &index, &weights, "amax", true)?.f_narrow(1, 0, beyond)
+}
+
+/// The mean over a query's tokens of the best inner product with a passage's tokens, `[queries, passages]`.
+///
+/// Source: Khattab and Zaharia 2020, arXiv:2004.12832.
+fn multi(queries: &Tokens, passages: &Tokens) -> Result<Tensor, TchError> {
+    let flat = |tokens: &Tokens| tokens.vectors.f_to_kind(Kind::Float)?.f_flatten(0, 1);
+    let (rows, width, _) = queries.vectors.size3()?;
+    let (others, other_width, _) = passages.vectors.size3()?;
+    let products = flat(queries)?.f_matmul(&flat(passages)?.f_transpose(0, 1)?)?;
+    let (best, _) = products.f_view([rows, width, others, other_width])?.f_max_dim(3, false)?;
+    let sums = best.f_sum_dim_intlist([1].as_slice(), false, Kind::Float)?; // [queries, passages]
+    #[allow(clippy::cast_precision_loss)] // Far below 2^24.
+    let tokens: Vec<f32> = queries.ids.iter().map(|ids| ids.len().saturating_sub(1) as f32).collect();
+    sums.f_div(&Tensor::f_from_slice(&tokens)?.f_unsqueeze(1)?.f_to_device(sums.device())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+
+    fn tokens(ids: &[&[u32]], seed: i64) -> Tokens {
+        tch::manual_seed(seed);
+        let options = (Kind::Float, Device::Cpu);
+        let (rows, width) = (i64::try_from(ids.len()).unwrap(), 5);
+        let lengths: Vec<i64> = ids.iter().map(|ids| i64::try_from(ids.len()).unwrap()).collect();
+        let there = Tensor::arange(width, (Kind::Int64, Device::Cpu))
+            .less_tensor(&Tensor::from_slice(&lengths).unsqueeze(1));
+        let weights = (Tensor::randn([rows, width], options).relu() * &there).set_requires_grad(true);
+        let vectors = model::normalized(&Tensor::randn([rows, width - 1, 4], options)).unwrap();
+        let vectors = vectors * there.narrow(1, 1, width - 1).unsqueeze(2);
+        Tokens { ids: ids.iter().map(|ids| ids.to_vec()).collect(), weights, vectors }
+    }
+
+    /// As the reference does it: a column for each id of the vocabulary and each place.
+    fn sparse_in_full(tokens: &Tokens, markers: &[u32], vocabulary: i64) -> Tensor {
+        let (rows, width) = tokens.weights.size2().unwrap();
+        let ids: Vec<i64> = tokens
+            .ids
+            .iter()
+            .flat_map(|ids| {
+                (0..width)
+                    .map(|place| usize::try_from(place).unwrap())
+                    .map(|place| ids.get(place).map_or(1, |&id| i64::from(id)))
+            })
+            .collect();
+        let ids = Tensor::from_slice(&ids).view([rows, width, 1]);
+        let full = Tensor::zeros([rows, width, vocabulary], (Kind::Float, Device::Cpu));
+        let (largest, _) = full.scatter(2, &ids, &tokens.weights.unsqueeze(2)).max_dim(1, false);
+        let meaning: Vec<f32> = (0..vocabulary)
+            .map(|id| f32::from(u8::from(!markers.iter().any(|&marker| i64::from(marker) == id))))
+            .collect();
+        largest * Tensor::from_slice(&meaning)
+    }
+
+    #[test]
+    fn sparse_scores_are_those_over_the_whole_vocabulary() {
+        let queries = tokens(&[&[0, 7, 9, 7, 2], &[0, 5, 2]], 1);
+        let passages = tokens(&[&[0, 9, 7, 2], &[0, 11, 2], &[0, 5, 5, 9, 2], &[0, 2]], 2);
+        let markers = [0, 1, 2, 3];
+        let full =
+            sparse_in_full(&queries, &markers, 12).matmul(&sparse_in_full(&passages, &markers, 12).tr());
+        let found = sparse(&queries, &passages, &markers).unwrap();
+        assert!(found.allclose(&full, 1e-6, 1e-7, false), "{found} {full}");
+        let gradients = |scores: &Tensor| {
+            Tensor::run_backward(
+                &[scores.square().sum(Kind::Float)],
+                &[&queries.weights, &passages.weights],
+                true,
+                false,
+            )
+        };
+        // A weight of 0 is one that the rectifier cut off: what comes back to it goes no further.
+        let positive = [&queries.weights, &passages.weights].map(|weights| weights.gt(0.0));
+        for ((found, full), positive) in gradients(&found).iter().zip(gradients(&full)).zip(positive) {
+            assert!((found * &positive).allclose(&(full * positive), 1e-6, 1e-7, false), "{found}");
+        }
+        let nothing = sparse(&tokens(&[&[0, 2]], 3), &passages, &markers).unwrap();
+        assert_eq!(nothing.size(), [1, 4]);
+    }
+
+    #[test]
+    fn a_query_takes_each_tokens_best() {
+        let queries = tokens(&[&[0, 7, 2], &[0, 5, 6, 8, 2]], 4);
+        let passages = tokens(&[&[0, 9, 7, 2, 3], &[0, 11, 2, 4, 4]], 5);
+        let found = multi(&queries, &passages).unwrap();
+        for (query, tokens) in [(0, 2), (1, 4)] {
+            for passage in 0..2 {
+                let (a, b) = (queries.vectors.get(query).narrow(0, 0, tokens), passages.vectors.get(passage));
+                let expected = a.matmul(&b.tr()).max_dim(1, false).0.mean(Kind::Float).double_value(&[]);
+                assert!((found.double_value(&[query, passage]) - expected).abs() < 1e-6);
+            }
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! From a batch to its loss: what the model makes of it, and which loss that is fed to.
+
+use model::{Dropout, Laying, Pooling, Sequence, Task, Trainee, normalized};
+use tch::{Kind, Tensor};
+
+use crate::error::TrainError;
+use crate::loss::{self, Contrast, Loss, Negatives, Ranks, Tokens, Unified};
+
+/// What is minimised, and over which representations.
+#[derive(Clone, Debug)]
+pub struct Objective {
+    /// How rows are compared.
+    pub contrast: Contrast,
+    /// How tokens' vectors become a text's.
+    pub pooling: Pooling,
+    /// Whether rows are scaled to length 1 before they are compared.
+    pub normalize: bool,
+    /// First so many dimensions that are each trained to do alone; empty for the whole row alone.
+    pub dimensions: Vec<i64>,
+    /// How batches are laid out.
+    pub layout: Padding,
+    /// Bge-m3's other two ways, with the ids that have no sparse weight; `None` for dense alone.
+    pub unified: Option<Markers>,
+}
+
+/// Whether batches are padded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Padding {
+    /// No: two fifths of the reference's positions are padding.
+    #[default]
+    None,
+    /// As the reference pads, so that sums round as its do.
+    Reference,
+}
+
+/// Ids of tokens that carry no meaning.
+pub type Markers = Vec<u32>;
+
+/// One rank's share of a micro step.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Batch {
+    /// `n` of them.
+    pub queries: Side,
+    /// `n * group`, query-major, each group's positive first.
+    pub passages: Side,
+    /// The teacher's scores, `[n * group]`.
+    pub teacher: Option<Vec<f64>>,
+    /// Whether the data asks for negatives of the own group alone.
+    pub own_group: bool,
+}
+
+/// Texts of one kind.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Side {
+    /// In order.
+    pub sequences: Vec<Sequence>,
+    /// Tokens to which the longest is padded where rows of one width are needed.
+    pub width: usize,
+}
+
+/// What the model makes of one side of a batch, with its graph.
+#[derive(Debug)]
+pub struct Embedded {
+    /// Pooled, not normalised, `[n, hidden]`.
+    pub rows: Tensor,
+    /// Where more than rows is compared.
+    pub tokens: Option<Tokens>,
+}
+
+impl Side {
+    /// Texts padded to the longest.
+    #[must_use]
+    pub fn new(sequences: Vec<Sequence>) -> Self {
+        let width = sequences.iter().map(Sequence::tokens).max().unwrap_or(0);
+        Self { sequences, width }
+    }
+
+    /// How it is laid out.
+    #[must_use]
+    pub fn laying(&self, padding: Padding) -> Laying {
+        match padding {
+            Padding::None => Laying::EndToEnd,
+            Padding::Reference => Laying::Padded { width: self.width },
+        }
+    }
+}
+
+impl Objective {
+    /// What a model has to be loaded for.
+    #[must_use]
+    pub fn task(&self) -> Task {
+        if self.unified.is_some() { Task::Unified } else { Task::Dense }
+    }
+
+    /// Runs the model over one side of a batch.
+    ///
+    /// # Errors
+    /// [`TrainError::OutOfMemory`], [`TrainError::Torch`].
+    pub fn embed(&self, model: &Trainee, side: &Side, dropout: &Dropout) -> Result<Embedded, TrainError> {
+        let sequences: Vec<&Sequence> = side.sequences.iter().collect();
+        let hidden = model.hidden(&sequences, side.laying(self.layout), dropout)?;
+        let rows = model.pooled(&hidden, self.pooling)?;
+        let tokens = match self.unified {
+            None => None,
+            Some(_) => Some(Tokens {
+                ids: sequences.iter().map(|sequence| sequence.ids.clone()).collect(),
+                weights: model.token_weights(&hidden, side.width)?,
+                vectors: model.token_vectors(&hidden, side.width)?,
+            }),
+        };
+        Ok(Embedded { rows, tokens })
+    }
+
+    /// The loss of rank `own`.
+    ///
+    /// * `ranks` - rows of queries and of passages of all ranks; those of `own` with their graph
+    /// * `tokens` - of `own`, where it is unified
+    /// * `teacher` - scores of all ranks, `[n, group]` each
+    /// * `micro_step` - forward passes before this one: each way learns from the sum of all from the second on
+    ///
+    /// # Errors
+    /// [`TrainError::Torch`] when shapes do not fit.
+    pub fn loss(&self, rows: &Rows<'_>, how: Negatives, teach: bool) -> Result<Loss, TrainError> {
+        let contrast = Contrast { negatives: how, ..self.contrast };
+        let teacher = rows.teacher.map(distributions).transpose()?;
+        let ranks =
+            |queries, passages| Ranks { own: rows.own, queries, passages, teacher: teacher.as_deref() };
+        if !self.dimensions.is_empty() {
+            return Ok(loss::matryoshka(&ranks(rows.queries, rows.passages), &contrast, &self.dimensions)?);
+        }
+        let (queries, passages) = (self.finished(rows.queries)?, self.finished(rows.passages)?);
+        let ranks = ranks(&queries, &passages);
+        match (&self.unified, rows.tokens) {
+            (Some(markers), Some([queries, passages])) => {
+                let ways = Unified { queries, passages, markers, teach };
+                Ok(loss::unified(&ranks, &contrast, &ways)?)
+            }
+            _ => Ok(loss::contrast(&ranks, &contrast)?),
+        }
+    }
+
+    fn finished(&self, rows: &[Tensor]) -> Result<Vec<Tensor>, TrainError> {
+        let finish = |rows: &Tensor| if self.normalize { normalized(rows) } else { Ok(rows.shallow_clone()) };
+        Ok(rows.iter().map(finish).collect::<Result<_, _>>()?)
+    }
+}
+
+/// Everything that a rank's loss is a function of.
+#[derive(Debug)]
+pub struct Rows<'a> {
+    /// This rank.
+    pub own: usize,
+    /// Pooled queries of all ranks, `[n, hidden]` each; this rank's with their graph.
+    pub queries: &'a [Tensor],
+    /// Pooled passages of all ranks, `[n * group, hidden]` each; this rank's with their graph.
+    pub passages: &'a [Tensor],
+    /// This rank's tokens, queries and passages, where it is unified.
+    pub tokens: Option<[&'a Tokens; 2]>,
+    /// The teacher's scores of all ranks, `[n, group]` each.
+    pub teacher: Option<&'a [Tensor]>,
+}
+
+/// A teacher's scores as rows of a batch of `queries`, `[n, group]`, f32.
+///
+/// # Errors
+/// [`TrainError::Torch`] when there are not as many for each query.
+pub fn teacher(scores: &[f64], queries: usize) -> Result<Tensor, TrainError> {
+    let rows = i64::try_from(queries).unwrap_or(i64::MAX);
+    Ok(Tensor::f_from_slice(scores)?.f_to_kind(Kind::Float)?.f_view([rows, -1])?)
+}
+
+fn distributions(scores: &[Tensor]) -> Result<Vec<Tensor>, TrainError> {
+    Ok(scores.iter().map(|scores| scores.f_softmax(-1, Kind::Float)).collect::<Result<_, _>>()?)
+}

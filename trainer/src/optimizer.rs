@@ -1,0 +1,136 @@
+//! AdamW over a model's parameters, with the gradients' common norm held down first.
+
+use model::Parameter;
+use tch::{Kind, TchError, Tensor};
+use torch_ext::{AdamW, Moved, TorchError};
+
+/// What `transformers` sets.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    /// Decay of the running means of gradients and of their squares.
+    pub betas: [f64; 2],
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// Share taken off weights per unit of learning rate; not off biases and normalisations.
+    pub weight_decay: f64,
+    /// The norm that all gradients together are cut down to; `None` leaves them.
+    pub max_norm: Option<f64>,
+}
+
+/// A parameter and its running means.
+#[derive(Debug)]
+struct Slot {
+    name: String,
+    parameter: Tensor,
+    first: Tensor,
+    second: Tensor,
+    step: Tensor,
+}
+
+/// The optimiser of a model's parameters.
+#[derive(Debug)]
+pub struct Optimizer {
+    slots: Vec<Slot>,
+    settings: Settings,
+}
+
+/// Whether weight decay takes of a parameter: weights and tables, not biases and normalisations.
+#[must_use]
+pub fn decays(name: &str) -> bool {
+    let name = name.to_lowercase();
+    !["bias", "layernorm", "rmsnorm", "_norm"].iter().any(|part| name.contains(part))
+}
+
+impl Optimizer {
+    /// An optimiser that has taken no step. Parameters that are frozen are not its.
+    ///
+    /// # Errors
+    /// [`TchError`] when there is no memory.
+    pub fn new(parameters: &[Parameter], settings: Settings) -> Result<Self, TchError> {
+        let slot = |parameter: &Parameter| -> Result<Slot, TchError> {
+            let tensor = parameter.tensor();
+            let zeros = || Tensor::f_zeros(tensor.size(), (Kind::Float, tensor.device()));
+            Ok(Slot {
+                name: parameter.name().to_owned(),
+                first: zeros()?,
+                second: zeros()?,
+                step: Tensor::f_zeros([0; 0], (Kind::Float, tensor.device()))?,
+                parameter: tensor,
+            })
+        };
+        let open = parameters.iter().filter(|parameter| parameter.tensor().requires_grad());
+        Ok(Self { slots: open.map(slot).collect::<Result<_, _>>()?, settings })
+    }
+
+    /// The parameters that have a gradient, each with it.
+    ///
+    /// # Errors
+    /// [`TchError`] as libtorch has it.
+    pub fn gradients(&self) -> Result<Vec<(&str, Tensor)>, TchError> {
+        let mut gradients = Vec::with_capacity(self.slots.len());
+        for slot in &self.slots {
+            gradients.extend(slot.gradient()?.map(|gradient| (slot.name.as_str(), gradient)));
+        }
+        Ok(gradients)
+    }
+
+    /// Cuts the gradients down, moves the parameters by them at `rate`, and clears them. Returns the gradients' norm
+    /// before it was cut down.
+    ///
+    /// # Errors
+    /// [`TorchError`] as libtorch has it.
+    pub fn step(&mut self, rate: f64) -> Result<f64, TorchError> {
+        let _guard = tch::no_grad_guard();
+        let norm = self.cut_down().map_err(failed)?;
+        let Settings { betas, epsilon, weight_decay, .. } = self.settings;
+        for (decayed, decay) in [(true, weight_decay), (false, 0.0)] {
+            let slots = self.slots.iter().filter(|slot| decays(&slot.name) == decayed);
+            let gradients = slots.map(|slot| Ok((slot, slot.gradient()?)));
+            let gradients: Vec<_> = gradients.collect::<Result<_, TchError>>().map_err(failed)?;
+            let moved = gradients.iter().filter_map(|(slot, gradient)| {
+                let Slot { parameter, first, second, step, .. } = slot;
+                gradient.as_ref().map(|gradient| Moved { parameter, gradient, first, second, step })
+            });
+            AdamW { rate, betas, decay, epsilon }.step(&moved.collect::<Vec<_>>())?;
+        }
+        self.clear().map_err(failed)?;
+        Ok(norm)
+    }
+
+    /// As `torch.nn.utils.clip_grad_norm_`: the norm of the norms, and a factor of at most 1.
+    fn cut_down(&self) -> Result<f64, TchError> {
+        let mut gradients: Vec<Tensor> =
+            self.gradients()?.into_iter().map(|(_, gradient)| gradient).collect();
+        if gradients.is_empty() {
+            return Ok(0.0);
+        }
+        let norms = gradients.iter().map(Tensor::f_norm).collect::<Result<Vec<_>, _>>()?;
+        let norm = Tensor::f_stack(&norms, 0)?.f_norm()?;
+        if let Some(max) = self.settings.max_norm {
+            let factor = norm.f_add_scalar(1e-6)?.f_reciprocal()?.f_mul_scalar(max)?.f_clamp_max(1.0)?;
+            for gradient in &mut gradients {
+                let _ = gradient.f_mul_(&factor)?;
+            }
+        }
+        norm.f_double_value(&[])
+    }
+
+    fn clear(&self) -> Result<(), TchError> {
+        for (_, mut gradient) in self.gradients()? {
+            let _ = gradient.f_zero_()?;
+        }
+        Ok(())
+    }
+}
+
+impl Slot {
+    fn gradient(&self) -> Result<Option<Tensor>, TchError> {
+        let gradient = self.parameter.f_grad()?;
+        if gradient.defined() { Ok(Some(gradient.f_contiguous()?)) } else { Ok(None) }
+    }
+}
+
+#[allow(clippy::needless_pass_by_value)] // `map_err` hands errors over by value.
+fn failed(error: TchError) -> TorchError {
+    TorchError::Failed(error.to_string().lines().next().unwrap_or_default().to_owned())
+}

@@ -1,0 +1,270 @@
+//! `hyperparameters.json`: what the recorded run was told.
+//!
+//! A setting that this replayer does not know, or a value that it does not do, is refused by its name: a replay that
+//! ignored one would compare two different things.
+
+use std::path::{Path, PathBuf};
+
+use model::Pooling;
+use serde::Deserialize;
+
+use crate::error::TrainError;
+use crate::loss::{Contrast, Distillation, Negatives};
+use crate::optimizer;
+use crate::schedule::{Schedule, Shape};
+
+/// The whole file, as far as a replay needs it.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Hyperparameters {
+    /// What was trained.
+    pub(super) kind: RunKind,
+    /// Ranks.
+    pub(super) world_size: usize,
+    /// Command line.
+    #[serde(default)]
+    pub(super) argv: Vec<String>,
+    /// Directory of the initial model, relative to the folder around the trace's.
+    pub(super) initial_model: PathBuf,
+    /// Of its `model.safetensors`.
+    pub(super) initial_model_sha256: String,
+    /// How samples were made.
+    pub(super) data: Data,
+    /// The loop.
+    pub(super) training: Training,
+    /// The loss of embedders.
+    #[serde(default)]
+    pub(super) embedder: Embedder,
+    /// What bge-m3 adds.
+    #[serde(default)]
+    pub(super) m3: M3,
+    /// Warm-up in optimiser steps.
+    pub(super) warmup_steps_resolved: u64,
+    /// Names that weight decay takes of.
+    pub(super) weight_decay_tensors: Vec<String>,
+    /// Names that were not trained.
+    #[serde(default)]
+    pub(super) frozen: Vec<String>,
+}
+
+/// Which of the reference's trainers ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RunKind {
+    /// One vector per text.
+    Embedder,
+    /// Bge-m3.
+    M3,
+    /// A cross-encoder.
+    Reranker,
+}
+
+/// Sampling and collation.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(clippy::struct_field_names)] // The reference's names; TRAINING.md, section 1.3.
+pub(super) struct Data {
+    pub(super) train_data: Vec<PathBuf>,
+    #[serde(rename = "cache_path")]
+    _cache_path: Option<String>,
+    pub(super) train_group_size: usize,
+    pub(super) query_max_len: usize,
+    pub(super) passage_max_len: usize,
+    #[serde(rename = "max_len")]
+    _max_len: Option<usize>,
+    pub(super) pad_to_multiple_of: Option<usize>,
+    pub(super) max_example_num_per_dataset: usize,
+    #[serde(alias = "query_instruction_for_rerank")]
+    pub(super) query_instruction_for_retrieval: Option<String>,
+    pub(super) query_instruction_format: String,
+    pub(super) knowledge_distillation: bool,
+    #[serde(alias = "passage_instruction_for_rerank")]
+    pub(super) passage_instruction_for_retrieval: Option<String>,
+    pub(super) passage_instruction_format: String,
+    pub(super) shuffle_ratio: f64,
+    #[serde(default)]
+    pub(super) same_dataset_within_batch: bool,
+    #[serde(default)]
+    pub(super) small_threshold: usize,
+    #[serde(default)]
+    pub(super) drop_threshold: usize,
+    #[serde(rename = "sep_token")]
+    _sep_token: Option<String>,
+}
+
+/// Of `transformers.TrainingArguments`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(clippy::struct_excessive_bools)] // The reference's names; TRAINING.md, section 2.9.
+pub(super) struct Training {
+    pub(super) seed: u64,
+    pub(super) data_seed: Option<u64>,
+    pub(super) max_steps: i64,
+    pub(super) learning_rate: f64,
+    #[serde(rename = "warmup_steps")]
+    _warmup_steps: f64,
+    pub(super) lr_scheduler_type: String,
+    pub(super) weight_decay: f64,
+    pub(super) adam_beta1: f64,
+    pub(super) adam_beta2: f64,
+    pub(super) adam_epsilon: f64,
+    pub(super) optim: String,
+    pub(super) max_grad_norm: f64,
+    pub(super) per_device_train_batch_size: usize,
+    #[serde(rename = "gradient_accumulation_steps")]
+    _gradient_accumulation_steps: usize,
+    pub(super) dataloader_drop_last: bool,
+    pub(super) dataloader_num_workers: usize,
+    pub(super) fp16: bool,
+    pub(super) bf16: bool,
+    /// Changes no number.
+    #[serde(rename = "gradient_checkpointing")]
+    _gradient_checkpointing: bool,
+}
+
+/// The loss of embedders.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+// The reference's names; TRAINING.md, section 1.3.
+pub(super) struct Embedder {
+    pub(super) negatives_cross_device: bool,
+    pub(super) temperature: Option<f64>,
+    pub(super) sentence_pooling_method: Option<String>,
+    pub(super) normalize_embeddings: Option<bool>,
+    pub(super) sub_batch_size: Option<i64>,
+    pub(super) kd_loss_type: Option<String>,
+    pub(super) use_mrl: bool,
+    pub(super) mrl_dims: Vec<i64>,
+    pub(super) fix_position_embedding: bool,
+}
+
+/// What bge-m3 adds.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+// The reference's names; TRAINING.md, section 1.3.
+pub(super) struct M3 {
+    pub(super) unified_finetuning: bool,
+    pub(super) use_self_distill: bool,
+    pub(super) self_distill_start_step: i64,
+    pub(super) fix_encoder: bool,
+    #[serde(rename = "colbert_dim")]
+    _colbert_dim: Option<i64>,
+}
+
+impl Hyperparameters {
+    /// Reads and checks the file of a trace folder.
+    ///
+    /// # Errors
+    /// [`TrainError::Format`] names an unknown setting; [`TrainError::Unsupported`] a value that is not replayed.
+    pub(super) fn load(dir: &Path) -> Result<Self, TrainError> {
+        let path = dir.join("hyperparameters.json");
+        let read: Self = super::read_json(&path)?;
+        read.check()?;
+        Ok(read)
+    }
+
+    fn check(&self) -> Result<(), TrainError> {
+        let Training { fp16, bf16, optim, .. } = &self.training;
+        let m3 = self.kind == RunKind::M3 && self.m3.unified_finetuning;
+        let sub_batches = self.embedder.sub_batch_size.is_some_and(|size| size > 0);
+        let refused = [
+            (*fp16, "fp16 true".to_owned()),
+            (*bf16, "bf16 true".to_owned()),
+            (!matches!(optim.as_str(), "adamw_torch" | "adamw_torch_fused"), format!("optim {optim}")),
+            (m3 && self.embedder.use_mrl, "use_mrl with unified_finetuning".to_owned()),
+            (m3 && sub_batches, "sub_batch_size with unified_finetuning".to_owned()),
+            (self.world_size == 0, "world_size 0".to_owned()),
+            (
+                self.embedder.use_mrl && self.embedder.mrl_dims.iter().any(|&dims| dims < 1),
+                "mrl_dims below 1".to_owned(),
+            ),
+        ];
+        match refused.into_iter().find(|(refused, _)| *refused) {
+            Some((_, setting)) => {
+                Err(TrainError::Unsupported(format!("a run with {setting} is not replayed")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// How rows are compared, as far as the settings decide it.
+    ///
+    /// # Errors
+    /// [`TrainError::Unsupported`].
+    pub(super) fn contrast(&self) -> Result<Contrast, TrainError> {
+        let kd = self.embedder.kd_loss_type.as_deref().unwrap_or("kl_div");
+        Ok(Contrast {
+            temperature: self.embedder.temperature.unwrap_or(0.02),
+            negatives: if self.embedder.negatives_cross_device {
+                Negatives::AllRanks
+            } else {
+                Negatives::InBatch
+            },
+            distillation: match kd {
+                "kl_div" => Distillation::Group,
+                "m3_kd_loss" => Distillation::Weighted,
+                other => return Err(unknown("kd_loss_type", other)),
+            },
+        })
+    }
+
+    /// How tokens' vectors become a text's.
+    ///
+    /// # Errors
+    /// [`TrainError::Unsupported`].
+    pub(super) fn pooling(&self) -> Result<Pooling, TrainError> {
+        match self.embedder.sentence_pooling_method.as_deref().unwrap_or("cls") {
+            "cls" => Ok(Pooling::Cls),
+            "mean" => Ok(Pooling::Mean),
+            "last_token" => Ok(Pooling::Last),
+            other => Err(unknown("sentence_pooling_method", other)),
+        }
+    }
+
+    /// The optimiser's settings.
+    pub(super) fn optimizer(&self) -> optimizer::Settings {
+        let Training { adam_beta1, adam_beta2, adam_epsilon, weight_decay, max_grad_norm, .. } =
+            self.training;
+        optimizer::Settings {
+            betas: [adam_beta1, adam_beta2],
+            epsilon: adam_epsilon,
+            weight_decay,
+            max_norm: Some(max_grad_norm).filter(|max| *max > 0.0),
+        }
+    }
+
+    /// The rates that a run of so many optimiser steps has; `None` for a schedule that we do not have.
+    pub(super) fn schedule(&self, steps: u64) -> Option<Schedule> {
+        let shape = match self.training.lr_scheduler_type.as_str() {
+            "linear" => Shape::Linear,
+            "cosine" => Shape::Cosine,
+            "constant_with_warmup" => Shape::ConstantWithWarmup,
+            _ => return None,
+        };
+        let steps = u64::try_from(self.training.max_steps).ok().filter(|&max| max > 0).unwrap_or(steps);
+        Some(Schedule { peak: self.training.learning_rate, warmup: self.warmup_steps_resolved, steps, shape })
+    }
+
+    /// Whether a parameter was trained, by our name.
+    pub(super) fn trains(&self, name: &str) -> bool {
+        let head = name.starts_with("colbert_linear.") || name.starts_with("sparse_linear.");
+        let fixed_positions = self.embedder.fix_position_embedding && name.contains("position_embeddings");
+        let fixed_encoder = self.m3.unified_finetuning && self.m3.fix_encoder && !head;
+        !fixed_positions && !fixed_encoder
+    }
+
+    /// Queries per rank and step, as the command line has it: same-dataset runs overwrite the setting with 1.
+    pub(super) fn batch_size(&self) -> usize {
+        let flag = self.argv.iter().position(|word| word == "--per_device_train_batch_size");
+        let said = flag.and_then(|at| self.argv.get(at + 1)?.parse().ok());
+        said.unwrap_or(self.training.per_device_train_batch_size)
+    }
+}
+
+fn unknown(setting: &str, value: &str) -> TrainError {
+    TrainError::Unsupported(format!("{setting} {value} is not known"))
+}
+
+/// A recorded tensor's name as ours: the reference wraps the model.
+pub(super) fn our_name(recorded: &str) -> &str {
+    recorded.strip_prefix("model.").unwrap_or(recorded)
+}

@@ -1,0 +1,391 @@
+//! The run's samples, rebuilt from its data files: which examples, which texts of them, which tokens.
+//!
+//! `samples_rank*.jsonl` holds what the reference fetched, in order. The reference reads a directory in the order in
+//! which its file system lists it, which the record does not keep: directories' files are tried in every order.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::batches::Recorded;
+use super::hyperparameters::{Hyperparameters, RunKind};
+use super::report::Row;
+use super::source::Source;
+use crate::data::{
+    BySet, Collator, Corpus, Custom, Drawing, Group, Mixed, Part, Random, Reader, Rest, Set, Taught, Wording,
+    files,
+};
+use crate::error::TrainError;
+use crate::objective::Side;
+
+/// Orders of directories' files that are tried at most.
+const ORDERS: usize = 720;
+
+/// One line of a samples file.
+#[derive(Debug, Deserialize)]
+struct Sample {
+    index: Option<usize>,
+    query: Option<String>,
+    queries: Option<Vec<String>>,
+    passages: Option<Vec<String>>,
+    pairs: Option<Vec<Vec<u32>>>,
+    teacher: Option<Vec<f64>>,
+    no_in_batch_neg_flag: Option<bool>,
+}
+
+/// What a rank fetched at once: an example, or where batches are of one file a batch.
+#[derive(Debug)]
+struct Fetched {
+    index: Option<usize>,
+    groups: Vec<Group>,
+    own_group: bool,
+}
+
+/// Rebuilds every rank's samples and batches and counts those that are not as recorded.
+///
+/// # Errors
+/// [`TrainError`] where data files or samples cannot be read.
+pub(super) fn compare(
+    dir: &Path,
+    settings: &Hyperparameters,
+    source: &Source,
+    batches: &[Vec<Recorded>],
+) -> Result<Vec<Row>, TrainError> {
+    let collator = match &source.tokenizer {
+        None => None,
+        Some(tokenizer) => Some(Collator {
+            tokenizer: model::Tokenizer::open(tokenizer, &source.config)?,
+            query_max_len: settings.data.query_max_len,
+            passage_max_len: settings.data.passage_max_len,
+            pad_to_multiple_of: settings.data.pad_to_multiple_of,
+        }),
+    };
+    let recorded = (0..settings.world_size)
+        .map(|rank| samples(&dir.join(format!("samples_rank{rank}.jsonl"))))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut best: Option<[Row; 2]> = None;
+    for order in orders(settings, source)? {
+        let found = Rebuilt { settings, collator: collator.as_ref(), order }.compare(&recorded, batches)?;
+        let wrong = |rows: &[Row; 2]| rows.iter().map(|row| row.worst).sum::<f64>();
+        let holds = found.iter().all(Row::holds);
+        if best.as_ref().is_none_or(|best| wrong(&found) < wrong(best)) {
+            best = Some(found);
+        }
+        if holds {
+            break;
+        }
+    }
+    Ok(best.map(Vec::from).unwrap_or_default())
+}
+
+fn samples(path: &Path) -> Result<Vec<Sample>, TrainError> {
+    let text = fs::read_to_string(path).map_err(|source| TrainError::io(path, source))?;
+    let parse = |(line, number): (&str, usize)| {
+        serde_json::from_str(line)
+            .map_err(|error| TrainError::format(path, format!("line {number}: {error}")))
+    };
+    text.lines().zip(1..).map(parse).collect()
+}
+
+/// Data files by what names them, in every order in which directories may have been listed.
+fn orders(settings: &Hyperparameters, source: &Source) -> Result<Vec<Vec<Named>>, TrainError> {
+    let mut orders: Vec<Vec<Named>> = vec![Vec::new()];
+    for name in &settings.data.train_data {
+        let path = source.root.join(name);
+        let is_directory = path.is_dir();
+        let mut next = Vec::new();
+        for files in permutations(files(&path)?) {
+            for order in &orders {
+                let named = Named { name: name.clone(), is_directory, files: files.clone() };
+                next.push(order.iter().cloned().chain([named]).collect());
+            }
+        }
+        next.truncate(ORDERS);
+        orders = next;
+    }
+    Ok(orders)
+}
+
+/// A file or directory that the settings name.
+#[derive(Clone, Debug)]
+struct Named {
+    name: PathBuf,
+    is_directory: bool,
+    files: Vec<PathBuf>,
+}
+
+impl Named {
+    /// Whether its name says that negatives are the own group's alone.
+    fn own_group(&self) -> bool {
+        let name = self.name.to_string_lossy();
+        let name = if self.is_directory { Some(&*name) } else { name.rsplit('.').nth(1) };
+        name.is_some_and(|name| name.ends_with("no_in_batch_neg"))
+    }
+}
+
+fn permutations(items: Vec<PathBuf>) -> Vec<Vec<PathBuf>> {
+    let mut all = vec![Vec::new()];
+    for item in items {
+        let at = |shorter: &Vec<PathBuf>, place: usize| {
+            let mut longer = shorter.clone();
+            longer.insert(place, item.clone());
+            longer
+        };
+        // The order of names comes first.
+        all = all
+            .iter()
+            .flat_map(|shorter| (0..=shorter.len()).rev().map(move |place| (shorter, place)))
+            .map(|(shorter, place)| at(shorter, place))
+            .take(ORDERS)
+            .collect();
+    }
+    all
+}
+
+struct Rebuilt<'a> {
+    settings: &'a Hyperparameters,
+    collator: Option<&'a Collator>,
+    order: Vec<Named>,
+}
+
+impl Rebuilt<'_> {
+    fn compare(&self, recorded: &[Vec<Sample>], batches: &[Vec<Recorded>]) -> Result<[Row; 2], TrainError> {
+        let mut samples = Row::new("samples rebuilt", Some(0.0));
+        let mut tokens = Row::new("token batches rebuilt", Some(0.0));
+        for (rank, (recorded, batches)) in recorded.iter().zip(batches).enumerate() {
+            let fetched = self.fetch(rank, recorded.len())?;
+            for (at, sample) in recorded.iter().enumerate() {
+                let same = fetched.get(at).map_or(Ok(false), |fetched| self.is_same(fetched, sample))?;
+                samples.count(same, || format!("rank {rank}, sample {at}"));
+            }
+            let Some(collator) = self.collator else { continue };
+            let per_batch = if self.by_file() { 1 } else { self.settings.batch_size() };
+            for (at, (fetched, batch)) in fetched.chunks(per_batch.max(1)).zip(batches).enumerate() {
+                let same = self.collates(collator, fetched, batch)?;
+                tokens.count(same, || format!("rank {rank}, micro step {at}"));
+            }
+        }
+        Ok([samples, tokens])
+    }
+
+    fn by_file(&self) -> bool {
+        self.settings.data.same_dataset_within_batch
+    }
+
+    fn drawing(&self) -> Drawing {
+        let data = &self.settings.data;
+        let reader = match (self.settings.kind, self.by_file()) {
+            (RunKind::Reranker, _) => Reader::CrossEncoder,
+            (RunKind::Embedder | RunKind::M3, true) => Reader::EmbedderByFile,
+            (RunKind::Embedder | RunKind::M3, false) => Reader::Embedder,
+        };
+        let word = |instruction: &Option<String>, format: &str| Wording {
+            instruction: instruction.clone(),
+            format: format.to_owned(),
+        };
+        Drawing {
+            query: word(&data.query_instruction_for_retrieval, &data.query_instruction_format),
+            passage: word(&data.passage_instruction_for_retrieval, &data.passage_instruction_format),
+            shuffle_ratio: data.shuffle_ratio,
+            taught: match (data.knowledge_distillation, self.by_file()) {
+                (false, _) => Taught::No,
+                (true, false) => Taught::Yes,
+                (true, true) => Taught::WhereThere,
+            },
+            reader,
+            custom: Custom::FlagEmbedding,
+        }
+    }
+
+    /// The first `count` samples of a rank.
+    fn fetch(&self, rank: usize, count: usize) -> Result<Vec<Fetched>, TrainError> {
+        let seed = self.settings.training.seed;
+        let mut loading = Random::new(seed);
+        let most = self.settings.data.max_example_num_per_dataset;
+        let mut parts = Vec::new();
+        for named in &self.order {
+            let of_name = named.files.iter().map(|path| Part::open(path, most, &mut loading));
+            parts.push(of_name.collect::<Result<Vec<_>, _>>()?);
+        }
+        // Training seeds the stream anew.
+        let mut random = Random::new(seed);
+        if self.by_file() {
+            self.fetch_by_file(parts, rank, count, &mut random)
+        } else {
+            self.fetch_mixed(&parts, rank, count, &mut random)
+        }
+    }
+
+    fn fetch_mixed(
+        &self,
+        parts: &[Vec<Part>],
+        rank: usize,
+        count: usize,
+        random: &mut Random,
+    ) -> Result<Vec<Fetched>, TrainError> {
+        let (corpus, drawing) = (Corpus::new(parts.concat()), self.drawing());
+        let training = &self.settings.training;
+        let mixed = Mixed {
+            examples: corpus.len(),
+            batch: self.settings.batch_size(),
+            ranks: self.settings.world_size,
+            rest: if training.dataloader_drop_last { Rest::Dropped } else { Rest::Filled },
+            seed: training.data_seed.unwrap_or(training.seed),
+        };
+        let mut fetched = Vec::with_capacity(count);
+        let mut epoch = 0;
+        while fetched.len() < count {
+            let batches = mixed.epoch(epoch, rank)?;
+            epoch += 1;
+            if batches.is_empty() {
+                break;
+            }
+            for index in batches.concat().into_iter().take(count - fetched.len()) {
+                let size = self.settings.data.train_group_size;
+                let group = drawing.draw(&corpus.read(index)?, size, random);
+                let group = group.map_err(|unfit| corpus.fault(index, unfit))?;
+                fetched.push(Fetched { index: Some(index), groups: vec![group], own_group: false });
+            }
+        }
+        Ok(fetched)
+    }
+
+    fn fetch_by_file(
+        &self,
+        parts: Vec<Vec<Part>>,
+        rank: usize,
+        count: usize,
+        random: &mut Random,
+    ) -> Result<Vec<Fetched>, TrainError> {
+        let (sets, corpus) = self.sets(parts)?;
+        let drawing = self.drawing();
+        let ranks = self.settings.world_size;
+        let mut by_set = BySet::new(sets, ranks, self.settings.training.seed);
+        let mut fetched = Vec::with_capacity(count);
+        while fetched.len() < count {
+            let rounds = by_set.epoch();
+            if rounds.is_empty() {
+                break;
+            }
+            for round in rounds.into_iter().take(count - fetched.len()) {
+                let own = round.of(rank, ranks);
+                let examples = own.iter().map(|&index| corpus.read(index)).collect::<Result<Vec<_>, _>>()?;
+                let first = examples.first().cloned().unwrap_or_default();
+                let size = first.group_size(self.settings.data.train_group_size);
+                let groups = own.iter().zip(&examples).map(|(&index, example)| {
+                    drawing.draw(example, size, random).map_err(|unfit| corpus.fault(index, unfit))
+                });
+                let groups = groups.collect::<Result<Vec<_>, _>>()?;
+                fetched.push(Fetched { index: None, groups, own_group: round.own_group });
+            }
+        }
+        Ok(fetched)
+    }
+
+    /// Files as sets of their own, small ones of a directory together.
+    fn sets(&self, parts: Vec<Vec<Part>>) -> Result<(Vec<Set>, Corpus), TrainError> {
+        let data = &self.settings.data;
+        let default = self.settings.batch_size();
+        let mut sets = Vec::new();
+        let mut kept = Vec::new();
+        let mut next = 0;
+        let mut add = |parts: Vec<Part>, batch: usize, own_group: bool| {
+            let start = next;
+            next += parts.iter().map(Part::len).sum::<usize>();
+            kept.extend(parts);
+            sets.push(Set { examples: (start..next).collect(), batch, own_group });
+        };
+        for (named, parts) in self.order.iter().zip(parts) {
+            let (mut small, mut small_batch) = (Vec::new(), usize::MAX);
+            for part in parts.into_iter().filter(|part| !part.is_empty()) {
+                let batch = part.read(0)?.batch(default);
+                if part.len() >= data.small_threshold {
+                    add(vec![part], batch, named.own_group());
+                } else if named.is_directory {
+                    small.push(part);
+                    small_batch = small_batch.min(batch);
+                }
+            }
+            let examples: usize = small.iter().map(Part::len).sum();
+            if examples > 0 && examples >= data.drop_threshold {
+                add(small, small_batch, named.own_group());
+            }
+        }
+        Ok((sets, Corpus::new(kept)))
+    }
+
+    fn is_same(&self, fetched: &Fetched, sample: &Sample) -> Result<bool, TrainError> {
+        let queries: Vec<&String> = fetched.groups.iter().map(|group| &group.query).collect();
+        let passages: Vec<&String> = fetched.groups.iter().flat_map(|group| &group.passages).collect();
+        let recorded = sample.queries.as_deref().or(sample.query.as_ref().map(std::slice::from_ref));
+        let texts = recorded.is_none_or(|recorded| recorded.iter().eq(queries))
+            && sample.passages.as_ref().is_none_or(|recorded| recorded.iter().eq(passages));
+        let pairs = match (&sample.pairs, self.collator) {
+            (Some(recorded), Some(collator)) => {
+                let ids = pairs(collator, &fetched.groups)?.sequences.into_iter().map(|pair| pair.ids);
+                recorded.iter().cloned().eq(ids)
+            }
+            _ => true,
+        };
+        let teacher = scores(&fetched.groups);
+        let index = sample.index.is_none() || sample.index == fetched.index;
+        let own_group = sample.no_in_batch_neg_flag.is_none_or(|flag| flag == fetched.own_group);
+        Ok(index && texts && pairs && own_group && same_scores(teacher.as_ref(), sample.teacher.as_ref()))
+    }
+
+    fn collates(
+        &self,
+        collator: &Collator,
+        fetched: &[Fetched],
+        batch: &Recorded,
+    ) -> Result<bool, TrainError> {
+        let groups: Vec<Group> = fetched.iter().flat_map(|fetched| fetched.groups.clone()).collect();
+        let teacher = scores(&groups);
+        match batch {
+            Recorded::Pairs { pairs: recorded, teacher: scores } => {
+                let found = pairs(collator, &groups)?;
+                Ok(found == *recorded && same_scores(teacher.as_ref(), scores.as_ref()))
+            }
+            Recorded::Texts(texts) => {
+                let queries: Vec<String> = groups.iter().map(|group| group.query.clone()).collect();
+                let passages: Vec<String> = groups.iter().flat_map(|group| group.passages.clone()).collect();
+                let (queries, passages) = (collator.queries(&queries)?, collator.passages(&passages)?);
+                let part = self.settings.embedder.sub_batch_size.and_then(|size| usize::try_from(size).ok());
+                let same = parts(collator, queries, part) == texts.queries
+                    && parts(collator, passages, part) == texts.passages;
+                Ok(same && same_scores(teacher.as_ref(), texts.teacher.as_ref()))
+            }
+        }
+    }
+}
+
+fn pairs(collator: &Collator, groups: &[Group]) -> Result<Side, TrainError> {
+    let mut all = Vec::new();
+    for group in groups {
+        all.extend(collator.pairs(&group.query, &group.passages)?);
+    }
+    Ok(collator.side(all))
+}
+
+/// One part, or parts of so many rows, each padded to its own longest.
+fn parts(collator: &Collator, side: Side, rows: Option<usize>) -> Vec<Side> {
+    match rows.filter(|&rows| rows > 0) {
+        None => vec![side],
+        Some(rows) => side.sequences.chunks(rows).map(|part| collator.side(part.to_vec())).collect(),
+    }
+}
+
+/// All groups' scores; none where none has any.
+fn scores(groups: &[Group]) -> Option<Vec<f64>> {
+    let scores: Vec<f64> = groups.iter().flat_map(|group| group.teacher.iter().flatten().copied()).collect();
+    (!scores.is_empty()).then_some(scores)
+}
+
+fn same_scores(found: Option<&Vec<f64>>, recorded: Option<&Vec<f64>>) -> bool {
+    // What was written as decimal comes back to the bit.
+    let bits = |scores: Option<&Vec<f64>>| -> Vec<u64> {
+        scores.map(|scores| scores.iter().map(|score| score.to_bits()).collect()).unwrap_or_default()
+    };
+    bits(found) == bits(recorded)
+}
