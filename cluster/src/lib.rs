@@ -97,6 +97,7 @@ mod keys;
 mod lead;
 mod lease;
 mod leasing;
+mod ledger;
 mod listing;
 mod membership;
 mod name;

@@ -9,10 +9,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::etcd::Etcd;
-use crate::keys::{Key, Keys};
+use crate::keys::Key;
+use crate::ledger::Entries;
 use crate::name::Name;
-use crate::record::{Ready, Worker, encode};
-use crate::registrar::{Entries, Place};
+use crate::record::{Ready, Record, Worker};
+use crate::registrar::Place;
 
 /// What a worker says of itself.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,12 +26,12 @@ pub struct Registration {
 
 impl Registration {
     /// The entries of etcd that say so.
-    fn entries(self, keys: &Keys) -> Entries {
+    fn entries(self) -> Entries {
         let Self { worker, ready } = self;
-        let own = (keys.format(&Key::Worker(worker.id.clone())), worker.encode());
+        let id = worker.id.clone();
+        let own = (Key::Worker(id.clone()), Record::Worker(worker));
         let ready = ready.into_iter().map(|(model, digest, ready)| {
-            let key = Key::Ready { model, digest, worker: worker.id.clone() };
-            (keys.format(&key), encode(&ready))
+            (Key::Ready { model, digest, worker: id.clone() }, Record::Ready(ready))
         });
         std::iter::once(own).chain(ready).collect()
     }
@@ -54,7 +55,6 @@ impl Default for MembershipOptions {
 #[derive(Debug)]
 #[must_use = "dropping it leaves the cluster"]
 pub struct Membership {
-    etcd: Etcd,
     place: Place,
 }
 
@@ -68,14 +68,22 @@ impl Membership {
         tasks: &TaskTracker,
         stop: CancellationToken,
     ) -> Self {
-        let entries = registration.entries(etcd.keys());
-        let place = Place::take(etcd.clone(), entries, options.ttl, tasks, stop);
-        Self { etcd, place }
+        let anchor = Key::Worker(registration.worker.id.clone());
+        Self { place: Place::take(etcd, (anchor, registration.entries()), options.ttl, tasks, stop) }
     }
 
     /// Says something else from now on: another checkpoint is ready, or the worker drains.
     pub fn update(&self, registration: Registration) {
-        self.place.update(registration.entries(self.etcd.keys()));
+        self.place.update(registration.entries());
+    }
+
+    /// Waits until etcd says what was last given to [`update`](Self::update), and nothing else, however long that takes.
+    /// True where it does; false where the place is given up.
+    ///
+    /// A worker that no longer has a checkpoint says so, waits for this, and only then lets go of it: swaps are
+    /// committed on what workers say.
+    pub fn written(&self) -> impl Future<Output = bool> + Send + use<> {
+        self.place.written()
     }
 
     /// Whether others can be expected to see the registration: false until it was first written, and while the

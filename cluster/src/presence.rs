@@ -7,10 +7,11 @@ use tokio_util::task::TaskTracker;
 use crate::etcd::Etcd;
 use crate::keys::Key;
 use crate::lease::LeaseId;
+use crate::ledger::Entries;
 use crate::membership::MembershipOptions;
 use crate::name::GatewayId;
-use crate::record::{Gateway, Leader, encode};
-use crate::registrar::{Entries, Place};
+use crate::record::{Gateway, Leader, Record};
+use crate::registrar::Place;
 
 /// A gateway's place in the cluster. Dropping it leaves too, without waiting.
 ///
@@ -19,7 +20,6 @@ use crate::registrar::{Entries, Place};
 #[derive(Debug)]
 #[must_use = "dropping it leaves the cluster"]
 pub struct Presence {
-    etcd: Etcd,
     leader: Leader,
     place: Place,
 }
@@ -43,16 +43,16 @@ impl Presence {
         tasks: &TaskTracker,
         stop: CancellationToken,
     ) -> Self {
-        let entries = entries(&etcd, &id, gateway);
-        let place = Place::take(etcd.clone(), entries, options.ttl, tasks, stop);
+        let (anchor, entries) = (Key::Gateway(id.clone()), entries(&id, gateway));
+        let place = Place::take(etcd, (anchor, entries), options.ttl, tasks, stop);
         let leader = Leader { gateway: id, address: gateway.address.clone() };
-        Self { etcd, leader, place }
+        Self { leader, place }
     }
 
     /// Says something else from now on. Nothing is written where it is the same; what is replaced before it was written
     /// is never written.
     pub fn update(&self, gateway: &Gateway) {
-        self.place.update(entries(&self.etcd, &self.leader.gateway, gateway));
+        self.place.update(entries(&self.leader.gateway, gateway));
     }
 
     /// Whether others can be expected to see the registration. Closed once the place is given up.
@@ -73,6 +73,6 @@ impl Presence {
     }
 }
 
-fn entries(etcd: &Etcd, id: &GatewayId, gateway: &Gateway) -> Entries {
-    Entries::from([(etcd.keys().format(&Key::Gateway(id.clone())), encode(gateway))])
+fn entries(id: &GatewayId, gateway: &Gateway) -> Entries {
+    Entries::from([(Key::Gateway(id.clone()), Record::Gateway(gateway.clone()))])
 }

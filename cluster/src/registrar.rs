@@ -3,7 +3,6 @@
 //! [`Place::take`] never waits for etcd and never fails because of it: losing a key is not dying. One task does what
 //! [`Lease`] says, one step at a time; there is no second place that knows how the registration stands.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -14,7 +13,10 @@ use tokio_util::task::TaskTracker;
 use crate::backoff::{Backoff, roll};
 use crate::error::Error;
 use crate::etcd::Etcd;
+use crate::keys::Key;
 use crate::lease::{Event, Lease, LeaseId, Step};
+use crate::ledger::{Entries, Errand, Ledger};
+use crate::transaction::Outcome;
 
 /// How long [`Place::leave`] tries to take the entries away; after that they go with the lease.
 const LEAVE_WITHIN: Duration = Duration::from_secs(4);
@@ -22,30 +24,40 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(4);
 /// etcd counts in seconds.
 const SHORTEST_TTL: Duration = Duration::from_secs(1);
 
-/// Keys and values.
-pub(crate) type Entries = BTreeMap<String, Vec<u8>>;
+/// A write is lost only to another process with our id, or to one of our own that came late.
+const CONFLICTS: u32 = 4;
 
 /// A place in etcd. Dropping it gives it up too, without waiting.
 #[derive(Debug)]
 pub(crate) struct Place {
-    wanted: watch::Sender<Entries>,
+    wanted: watch::Sender<Wanted>,
+    written: watch::Receiver<u64>,
     registered: watch::Receiver<bool>,
     lease: watch::Receiver<Option<LeaseId>>,
     leaving: DropGuard,
     gone: CancellationToken,
 }
 
+/// Entries, and how often there were others before.
+#[derive(Debug)]
+struct Wanted {
+    version: u64,
+    entries: Entries,
+}
+
 impl Place {
-    /// Makes `entries` be there under a lease of `ttl`, until [`leave`](Self::leave), or until `stop`. Returns at once;
-    /// the work is done by a task of `tasks`.
+    /// Makes `entries`, of which `anchor` always is one, be there under a lease of `ttl`, until
+    /// [`leave`](Self::leave), or until `stop`. Returns at once; the work is done by a task of `tasks`.
     pub(crate) fn take(
         etcd: Etcd,
-        entries: Entries,
+        (anchor, entries): (Key, Entries),
         ttl: Duration,
         tasks: &TaskTracker,
         stop: CancellationToken,
     ) -> Self {
-        let (wanted, wishes) = watch::channel(entries);
+        let ledger = Ledger::new(anchor, entries.clone());
+        let (wanted, wishes) = watch::channel(Wanted { version: 1, entries });
+        let (tell_written, written) = watch::channel(0);
         let (tell, registered) = watch::channel(false);
         let (tell_lease, lease) = watch::channel(None);
         let (leaving, gone) = (CancellationToken::new(), CancellationToken::new());
@@ -54,23 +66,32 @@ impl Place {
             etcd,
             ttl,
             wishes,
+            tell_written,
             tell,
             tell_lease,
-            touched: BTreeSet::new(),
-            confirmed: BTreeMap::new(),
+            ledger,
             lease: Lease::new(ttl, Instant::now()),
         };
         tasks.spawn(registrar.run(stop, leaving.clone(), gone.clone().drop_guard()));
-        Self { wanted, registered, lease, leaving: leaving.drop_guard(), gone }
+        Self { wanted, written, registered, lease, leaving: leaving.drop_guard(), gone }
     }
 
     /// Other entries from now on.
     pub(crate) fn update(&self, entries: Entries) {
         self.wanted.send_if_modified(|wanted| {
-            let differs = *wanted != entries;
-            *wanted = entries;
+            let differs = wanted.entries != entries;
+            if differs {
+                *wanted = Wanted { version: wanted.version + 1, entries };
+            }
             differs
         });
+    }
+
+    /// Waits until etcd says what is wanted at the time of the call, and nothing else, however long that takes. True
+    /// where it does; false where the place is given up.
+    pub(crate) fn written(&self) -> impl Future<Output = bool> + Send + use<> {
+        let (version, mut written) = (self.wanted.borrow().version, self.written.clone());
+        async move { written.wait_for(|written| *written >= version).await.is_ok() }
     }
 
     /// Whether others can be expected to see the entries. Closed once the place is given up.
@@ -94,13 +115,11 @@ impl Place {
 struct Registrar {
     etcd: Etcd,
     ttl: Duration,
-    wishes: watch::Receiver<Entries>,
+    wishes: watch::Receiver<Wanted>,
+    tell_written: watch::Sender<u64>,
     tell: watch::Sender<bool>,
     tell_lease: watch::Sender<Option<LeaseId>>,
-    /// Keys that may be in etcd because of us: an attempt without an answer may have been carried out.
-    touched: BTreeSet<String>,
-    /// What was last written, unless an attempt to write something has failed since.
-    confirmed: Entries,
+    ledger: Ledger,
     lease: Lease,
 }
 
@@ -160,20 +179,45 @@ impl Registrar {
     }
 
     async fn write(&mut self, lease: LeaseId) -> Result<(), Error> {
-        let entries = self.wishes.borrow_and_update().clone();
-        let outdated: Vec<String> =
-            self.touched.iter().filter(|key| !entries.contains_key(*key)).cloned().collect();
-        self.touched.extend(entries.keys().cloned());
-        let nothing_new = std::mem::take(&mut self.confirmed) == entries;
-
-        let wrote = self.etcd.hold_entries(lease, &entries).await?;
-        self.etcd.remove_entries(&outdated).await?;
-
-        if wrote && nothing_new && self.lease.is_registered(Instant::now()) {
-            tracing::warn!("somebody had changed or removed our keys; is another process using this id?");
+        let version = {
+            let wanted = self.wishes.borrow_and_update();
+            self.ledger.want(wanted.entries.clone());
+            wanted.version
+        };
+        if self.ledger.is_settled(lease) {
+            self.check(lease).await?;
         }
-        self.touched = entries.keys().cloned().collect();
-        self.confirmed = entries;
+        let mut conflicts = 0;
+        loop {
+            match self.ledger.next(lease) {
+                Errand::Rest => break,
+                Errand::Look(anchor) => {
+                    let [found] = self.etcd.read("read the registration", [&anchor]).await?;
+                    self.ledger.looked(found.map_or(0, |found| found.revision.modified));
+                }
+                Errand::Write(transaction) => {
+                    let outcome = self.etcd.transact("write the registration", &transaction).await;
+                    self.ledger.wrote(outcome.as_ref().ok().copied());
+                    conflicts += u32::from(outcome? == Outcome::Conflict);
+                    if conflicts > CONFLICTS {
+                        return Err(Error::Contended { key: "the registration".into() });
+                    }
+                }
+            }
+        }
+        self.tell_written.send_if_modified(|told| std::mem::replace(told, version) != version);
+        Ok(())
+    }
+
+    /// Sees whether all is as it was written. Where all is well nobody's watch stirs.
+    async fn check(&mut self, lease: LeaseId) -> Result<(), Error> {
+        for check in self.ledger.checks(lease) {
+            if self.etcd.transact("check the registration", &check).await? == Outcome::Conflict {
+                tracing::warn!("somebody had changed or removed our keys; is another process using this id?");
+                self.ledger.disturbed();
+                break;
+            }
+        }
         Ok(())
     }
 

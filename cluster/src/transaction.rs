@@ -20,6 +20,8 @@ pub(crate) enum Fact {
     Unchanged { key: Key, modified: i64 },
     /// There is an entry.
     Present(Key),
+    /// The entry says this, under this lease.
+    Is { key: Key, record: Record, lease: LeaseId },
     /// The entry came to be at this revision, and was there ever since.
     Since { key: Key, created: i64 },
     /// No worker is ready with the checkpoint.
@@ -70,12 +72,17 @@ impl Fact {
         Self::Unchanged { key, modified: 0 }
     }
 
-    fn compare(&self, keys: &Keys) -> Compare {
-        match self {
+    fn compare(&self, keys: &Keys) -> Vec<Compare> {
+        let compare = match self {
             Self::Unchanged { key, modified } => {
                 Compare::mod_revision(keys.format(key), CompareOp::Equal, *modified)
             }
             Self::Present(key) => Compare::create_revision(keys.format(key), CompareOp::Greater, 0),
+            Self::Is { key, record, lease } => {
+                let key = keys.format(key);
+                let value = Compare::value(key.as_str(), CompareOp::Equal, record.encode());
+                return vec![value, Compare::lease(key, CompareOp::Equal, *lease)];
+            }
             Self::Since { key, created } => {
                 Compare::create_revision(keys.format(key), CompareOp::Equal, *created)
             }
@@ -86,7 +93,8 @@ impl Fact {
             Self::GatewaysQuietSince(revision) => {
                 Compare::mod_revision(keys.gateways(), CompareOp::Less, revision + 1).with_prefix()
             }
-        }
+        };
+        vec![compare]
     }
 }
 
@@ -113,7 +121,7 @@ impl Etcd {
         transaction: &Transaction,
     ) -> Result<Outcome, Error> {
         let Transaction { when, then } = transaction;
-        let when: Vec<_> = when.iter().map(|fact| fact.compare(self.keys())).collect();
+        let when: Vec<_> = when.iter().flat_map(|fact| fact.compare(self.keys())).collect();
         let then: Vec<_> = then.iter().map(|write| write.operation(self.keys())).collect();
         let txn = Txn::new().when(when).and_then(then);
         let run = |client: Client| async move { client.kv_client().txn(txn).await };

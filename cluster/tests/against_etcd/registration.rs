@@ -153,3 +153,26 @@ async fn a_registration_outlives_its_lease_time_and_stirs_nobody() {
 async fn revision(client: &mut etcd_client::Client) -> i64 {
     client.get("/", None).await.unwrap().header().unwrap().revision()
 }
+
+#[tokio::test]
+async fn what_was_said_last_is_known_to_be_written() {
+    let server = EtcdServer::start().await;
+    let etcd = connect(&server);
+    let membership = join(&etcd, registration("w1", &["d1", "d2"]));
+    assert!(membership.written().await);
+    membership.update(registration("w1", &["d2"]));
+    assert!(membership.written().await);
+    let mut client = client(&server).await;
+    let prefix = Some(etcd_client::GetOptions::new().with_prefix().with_keys_only());
+    let keys = client.get("/beige/test/ready/", prefix).await.unwrap();
+    let keys: Vec<&str> = keys.kvs().iter().map(|entry| entry.key_str().unwrap()).collect();
+    assert_eq!(keys, ["/beige/test/ready/m/d2/w1"]);
+
+    let written = membership.written();
+    membership.update(registration("w1", &[]));
+    let never = membership.written();
+    membership.leave().await;
+    assert!(written.await, "it was written before");
+    // Given up before or after it was written, but never waited for in vain.
+    let _ = time::timeout(PATIENCE, never).await.unwrap();
+}
