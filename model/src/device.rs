@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Instant;
 
 use tch::{Kind, Tensor};
-use torch_ext::{Activation, PackedLinear};
+use torch_ext::{Activation, DeviceMemory, PackedLinear};
 
 use crate::error::{DeviceError, LoadError};
 
@@ -43,6 +43,17 @@ impl Device {
         match self {
             Self::Cpu => format!("cpu ({}, {})", processor(), Instructions::detect()),
             Self::Cuda(_) => self.to_string(),
+        }
+    }
+
+    /// Its own memory; none of a processor, which shares that of the machine, and where the device does not tell.
+    #[must_use]
+    pub fn memory(self) -> Option<DeviceMemory> {
+        match self {
+            Self::Cpu => None,
+            Self::Cuda(number) => torch_ext::cuda_memory(number)
+                .inspect_err(|error| tracing::warn!(device = %self, %error, "memory is not told"))
+                .ok(),
         }
     }
 

@@ -12,6 +12,9 @@ use crate::weights::{Pages, Weights};
 /// Rows of a typical batch: what packed layouts are chosen for.
 const TYPICAL_ROWS: i64 = 1024;
 
+/// Bytes of one copy to a device. Batches of other models run between copies, not during one.
+const COPY_BYTES: i64 = 16 << 20;
+
 /// Takes weights out of the files and puts them where they run.
 #[derive(Debug)]
 pub(crate) struct Loader<'a> {
@@ -54,8 +57,10 @@ impl Loader<'_> {
         }
         let weight = self.weights.tensor(&format!("{name}.weight"), &[output, input])?;
         let bias = self.weights.tensor(&format!("{name}.bias"), &[output])?;
-        let place = |tensor: Tensor| tensor.f_to_device(self.device)?.f_to_kind(Kind::Float);
-        Ok(Linear::Plain { weight: place(weight)?, bias: place(bias)? })
+        let place = |tensor: &Tensor| -> Result<Tensor, LoadError> {
+            Ok(moved(tensor, self.device, COPY_BYTES)?.f_to_kind(Kind::Float)?)
+        };
+        Ok(Linear::Plain { weight: place(&weight)?, bias: place(&bias)? })
     }
 
     /// Weight and bias of a normalisation of the body, in `kind`.
@@ -75,7 +80,7 @@ impl Loader<'_> {
             let vectors = self.settle(&self.weights.name(&name), &vectors, Kind::Float)?;
             return Ok(Table { vectors, pages: None });
         }
-        let vectors = vectors.f_to_device(self.device)?;
+        let vectors = moved(&vectors, self.device, COPY_BYTES)?;
         let pages = (self.device == tch::Device::Cpu).then(|| self.weights.pages(&name)).flatten();
         Ok(Table { vectors, pages })
     }
@@ -102,7 +107,7 @@ impl Loader<'_> {
     }
 
     fn place(&self, weight: &Tensor, bias: &Tensor) -> Result<Linear, LoadError> {
-        let weight = weight.f_to_device(self.device)?.f_to_kind(self.kind)?;
+        let weight = moved(weight, self.device, COPY_BYTES)?.f_to_kind(self.kind)?;
         let bias = bias.f_to_device(self.device)?.f_to_kind(self.kind)?;
         if self.device == tch::Device::Cpu {
             Ok(Linear::Packed(PackedLinear::pack(&weight, bias, TYPICAL_ROWS)?))
@@ -110,6 +115,29 @@ impl Loader<'_> {
             Ok(Linear::Plain { weight, bias })
         }
     }
+}
+
+/// `tensor` on `device`, copied some rows at a time, of about `bytes` bytes.
+fn moved(tensor: &Tensor, device: tch::Device, bytes: i64) -> Result<Tensor, LoadError> {
+    if tensor.device() == device {
+        return Ok(tensor.f_to_device(device)?);
+    }
+    copied(tensor, device, bytes)
+}
+
+fn copied(tensor: &Tensor, device: tch::Device, bytes: i64) -> Result<Tensor, LoadError> {
+    let copy = Tensor::f_empty(tensor.size(), (tensor.kind(), device))?;
+    let rows = tensor.size().first().copied().unwrap_or(0);
+    let width = i64::try_from(tensor.kind().elt_size_in_bytes()).unwrap_or(1);
+    let row = width * i64::try_from(tensor.numel()).unwrap_or(0) / rows.max(1);
+    let part = (bytes / row.max(1)).max(1);
+    let mut start = 0;
+    while start < rows {
+        let count = part.min(rows - start);
+        copy.f_narrow(0, start, count)?.f_copy_(&tensor.f_narrow(0, start, count)?)?;
+        start += count;
+    }
+    Ok(copy)
 }
 
 /// `activation(x W^T + b)`.
@@ -191,5 +219,21 @@ impl Norm {
     pub(crate) fn forward(&self, input: &Tensor) -> Result<Tensor, RunError> {
         let width = [*input.size().last().unwrap_or(&0)];
         Ok(input.f_layer_norm(width, Some(&self.weight), Some(&self.bias), self.epsilon, false)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_in_parts_is_a_copy() {
+        let numbers: Vec<f32> = (0..35_u8).map(f32::from).collect();
+        let tensor = Tensor::from_slice(&numbers).reshape([7, 5]);
+        for bytes in [1, 20, 41, 60, 1 << 20] {
+            let copy = copied(&tensor, tch::Device::Cpu, bytes).unwrap();
+            assert_eq!(Vec::<f32>::try_from(copy.reshape([35])).unwrap(), numbers, "{bytes}");
+        }
+        assert_eq!(copied(&tensor.narrow(0, 0, 0), tch::Device::Cpu, 1).unwrap().size(), [0, 5]);
     }
 }

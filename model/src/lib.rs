@@ -32,5 +32,5 @@ pub use manifest::{Manifest, ManifestFile};
 pub use modules::Pooling;
 pub use sequence::{Rows, Sequence, normalize};
 pub use tokenizer::{SpecialTokens, Token, TokenizeError, Tokenizer, Truncation};
-pub use torch_ext::exit_now;
+pub use torch_ext::{DeviceMemory, exit_now};
 pub use trainee::{Hidden, Laying, Parameter, Task, Trainee, normalized, seed};

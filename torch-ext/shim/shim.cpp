@@ -10,6 +10,7 @@
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/add.h>
 #include <ATen/ops/from_blob.h>
+#include <c10/core/CachingDeviceAllocator.h>
 #include <c10/util/Exception.h>
 
 #include <exception>
@@ -129,6 +130,17 @@ int beige_borrow(void* data, const int64_t* shape, int64_t rank, int8_t kind, vo
     const auto options = at::TensorOptions().dtype(static_cast<at::ScalarType>(kind));
     const auto sizes = at::IntArrayRef(shape, static_cast<size_t>(rank));
     *out = new at::Tensor(at::from_blob(data, sizes, [owner, release](void*) { release(owner); }, options));
+  });
+}
+
+// Bytes of a CUDA device: free ones, once the allocator has given back what it only keeps for later, and all.
+int beige_cuda_memory(int8_t device, uint64_t* free, uint64_t* total) {
+  return guarded([&] {
+    auto* allocator = c10::getDeviceAllocator(c10::DeviceType::CUDA);
+    if (allocator->initialized()) allocator->emptyCache();
+    const auto info = allocator->getMemoryInfo(static_cast<c10::DeviceIndex>(device));
+    *free = info.first;
+    *total = info.second;
   });
 }
 

@@ -15,4 +15,4 @@ pub use attention::varlen_attention;
 pub use error::TorchError;
 pub use linear::{Activation, PackedLinear};
 pub use mapped::MappedFile;
-pub use runtime::{exit_now, load_cuda, trim_memory};
+pub use runtime::{DeviceMemory, cuda_memory, exit_now, load_cuda, trim_memory};

@@ -1,10 +1,14 @@
 //! Settings of the process that libtorch lives in.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, c_int};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use crate::error::TorchError;
+use crate::error::{TorchError, check};
+
+unsafe extern "C" {
+    fn beige_cuda_memory(device: i8, free: *mut u64, total: *mut u64) -> c_int;
+}
 
 /// Gives freed memory back to the operating system: what parsing and packing left behind.
 pub fn trim_memory() {
@@ -41,6 +45,27 @@ pub fn load_cuda() -> Result<(), TorchError> {
     if handle.is_null() { Err(TorchError::Failed(loader_error())) } else { Ok(()) }
 }
 
+/// Memory of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// Bytes that nothing uses, in this process or another.
+    pub free: u64,
+    /// Bytes in all.
+    pub total: u64,
+}
+
+/// Memory of a CUDA device. What libtorch keeps for later is given back to the device first.
+///
+/// # Errors
+/// [`TorchError::Failed`] where there is no such device, or [`load_cuda`] was not called.
+pub fn cuda_memory(device: usize) -> Result<DeviceMemory, TorchError> {
+    let device = i8::try_from(device).map_err(|error| TorchError::Failed(error.to_string()))?;
+    let mut memory = DeviceMemory { free: 0, total: 0 };
+    // SAFETY: the shim writes two numbers to where two numbers are.
+    check(unsafe { beige_cuda_memory(device, &raw mut memory.free, &raw mut memory.total) })?;
+    Ok(memory)
+}
+
 /// Where this process's libtorch was loaded from.
 fn libtorch_directory() -> io::Result<PathBuf> {
     let maps = fs::read_to_string("/proc/self/maps")?;
@@ -62,6 +87,13 @@ fn loader_error() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_that_is_not_there_has_no_memory() {
+        tch::set_num_threads(1); // A use of libtorch, so that the linker keeps it.
+        assert!(matches!(cuda_memory(0), Err(TorchError::Failed(_))));
+        assert!(matches!(cuda_memory(1000), Err(TorchError::Failed(_))));
+    }
 
     #[test]
     fn libtorch_is_found_where_it_was_loaded_from() {
