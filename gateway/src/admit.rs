@@ -22,7 +22,7 @@ pub struct Overloaded {
 }
 
 /// What there is too little of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Why {
     /// Room for tokens.
     #[error("as many tokens as may wait in this gateway are waiting")]
@@ -30,6 +30,18 @@ pub enum Why {
     /// Time until the deadline.
     #[error("the work that is waiting would take longer than the call's deadline")]
     Late,
+    /// Tokens a second of an API key.
+    #[error("API key {key} has used up its tokens per second")]
+    PerSecond {
+        /// Its name.
+        key: Arc<str>,
+    },
+    /// Tokens at a time of an API key.
+    #[error("API key {key} has as many tokens under way as it may")]
+    AtATime {
+        /// Its name.
+        key: Arc<str>,
+    },
 }
 
 /// What is asked, and how things stand.
@@ -129,34 +141,34 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(demand: Demand, outstanding: u64, expected: Result<(), Why>) {
-        assert_eq!(judge(demand, outstanding, 100).map_err(|overloaded| overloaded.why), expected);
+    fn check(demand: Demand, outstanding: u64, expected: &Result<(), Why>) {
+        assert_eq!(judge(demand, outstanding, 100).map_err(|overloaded| overloaded.why), *expected);
     }
 
     #[test]
     fn room_is_bounded() {
-        check(demand(10, Class::Interactive), 90, Ok(()));
-        check(demand(11, Class::Interactive), 90, Err(Why::Full));
-        check(demand(u64::MAX, Class::Interactive), 1, Err(Why::Full));
+        check(demand(10, Class::Interactive), 90, &Ok(()));
+        check(demand(11, Class::Interactive), 90, &Err(Why::Full));
+        check(demand(u64::MAX, Class::Interactive), 1, &Err(Why::Full));
     }
 
     #[test]
     fn jobs_leave_a_quarter_to_those_who_wait() {
-        check(demand(10, Class::Bulk), 65, Ok(()));
-        check(demand(10, Class::Bulk), 66, Err(Why::Full));
+        check(demand(10, Class::Bulk), 65, &Ok(()));
+        check(demand(10, Class::Bulk), 66, &Err(Why::Full));
     }
 
     #[test]
     fn a_call_larger_than_all_room_is_late_and_never_stuck() {
-        check(demand(500, Class::Interactive), 0, Ok(()));
-        check(demand(500, Class::Bulk), 0, Ok(()));
-        check(demand(500, Class::Interactive), 1, Err(Why::Full));
+        check(demand(500, Class::Interactive), 0, &Ok(()));
+        check(demand(500, Class::Bulk), 0, &Ok(()));
+        check(demand(500, Class::Interactive), 1, &Err(Why::Full));
     }
 
     #[test]
     fn what_cannot_be_in_time_is_refused_at_once() {
-        check(Demand { wait: 2 * SECOND, ..demand(1, Class::Interactive) }, 10, Ok(()));
-        check(Demand { wait: 3 * SECOND, ..demand(1, Class::Interactive) }, 10, Err(Why::Late));
+        check(Demand { wait: 2 * SECOND, ..demand(1, Class::Interactive) }, 10, &Ok(()));
+        check(Demand { wait: 3 * SECOND, ..demand(1, Class::Interactive) }, 10, &Err(Why::Late));
     }
 
     #[test]

@@ -16,15 +16,17 @@ use tonic::transport::Channel;
 use tonic::{Request, Status};
 use tracing::Span;
 
-use crate::admit::{Demand, Entry, Ledger};
+use crate::admit::{Demand, Entry, Ledger, Overloaded};
 use crate::busy::Busy;
 use crate::checkpoint::Digest;
 use crate::error::{CallError, Defect};
 use crate::estimate::{self, Estimates};
 use crate::fleet::Fleet;
+use crate::keys::CallerKey;
 use crate::likeness::Likeness;
 use crate::metrics::Metrics;
 use crate::pool::Gossip;
+use crate::quota::Charge;
 use crate::resolve::Pin;
 use crate::retry::{Budget, Patience};
 use crate::route;
@@ -133,6 +135,8 @@ pub struct Caller {
     pub name: String,
     /// By what it is told from others while some of them try another checkpoint.
     pub key: String,
+    /// The API key that its tokens are charged to, where there are keys.
+    pub account: Option<CallerKey>,
     /// When an answer is of no use any more.
     pub due: Instant,
     /// What it wants of a busy cluster.
@@ -160,6 +164,31 @@ pub(crate) struct Costs {
     total: u64,
     /// Tokens per weight that was assumed.
     factor: f64,
+}
+
+/// Room that a call has.
+#[derive(Debug)]
+struct Admission {
+    _entry: Entry,
+    charge: Option<Charge>,
+}
+
+/// Charges what a call cost. One that its caller gave no time was begun, and costs what was estimated; one that failed
+/// otherwise costs nothing.
+fn settle<A>(charge: Charge, outcome: &Result<Answered<A>, CallError>) {
+    match outcome {
+        Ok(answered) => charge.settle(answered.tokens),
+        Err(CallError::Deadline) => drop(charge),
+        Err(
+            CallError::Invalid(_)
+            | CallError::UnknownModel(_)
+            | CallError::NotServed(_)
+            | CallError::Overloaded(_)
+            | CallError::Unreachable(_)
+            | CallError::Refused(_)
+            | CallError::Bug(_),
+        ) => charge.settle(0),
+    }
 }
 
 /// Takes calls to workers.
@@ -238,10 +267,14 @@ impl Dispatcher {
     ) -> Result<Answered<W::Answer>, CallError> {
         work.fits(&pin.card)?;
         let call = Call { work, pin, caller, costs: self.costs(work, pin) };
-        let _entry = self.admit(&call).await?;
-        let parts = self.scatter(&call).await?;
-        let answered = work.merge(pin, parts)?;
-        self.account(pin, &call.costs, answered.tokens);
+        let Admission { _entry, charge } = self.admit(&call).await?;
+        let parts = self.scatter(&call).await;
+        let outcome = parts.and_then(|parts| Ok(work.merge(pin, parts)?));
+        if let Some(charge) = charge {
+            settle(charge, &outcome);
+        }
+        let answered = outcome?;
+        self.account(&call, answered.tokens);
         Ok(answered)
     }
 
@@ -271,14 +304,18 @@ impl Dispatcher {
     }
 
     #[allow(clippy::cast_precision_loss, reason = "an estimate")]
-    fn account(&self, pin: &Pin, costs: &Costs, tokens: u64) {
+    fn account<W>(&self, call: &Call<'_, W>, tokens: u64) {
+        let Call { pin, caller, costs, .. } = call;
         self.metrics.read(pin, tokens);
+        if let Some(key) = &caller.account {
+            self.metrics.read_for(key, tokens);
+        }
         // By the weight that the texts had after the window was taken into account.
         self.estimates.learn(&pin.digest, costs.total as f64 / costs.factor, tokens);
     }
 
-    /// Enters a call into the ledger: at once or not at all, but for streams, which wait.
-    async fn admit<W: Work>(&self, call: &Call<'_, W>) -> Result<Entry, CallError> {
+    /// Takes a call: at once or not at all, but for streams, which wait.
+    async fn admit<W: Work>(&self, call: &Call<'_, W>) -> Result<Admission, CallError> {
         let class = call.work.terms().class;
         loop {
             let demand = Demand {
@@ -287,8 +324,8 @@ impl Dispatcher {
                 wait: self.wait(class, &call.pin.digest),
                 remaining: call.caller.due.saturating_duration_since(Instant::now()),
             };
-            match (self.ledger.admit(demand), call.caller.patience) {
-                (Ok(entry), _) => return Ok(entry),
+            match (self.enter(demand, call.caller), call.caller.patience) {
+                (Ok(admission), _) => return Ok(admission),
                 (Err(_), Patience::Wait) => time::sleep(LOOK_AGAIN).await,
                 (Err(overloaded), Patience::Refuse) => {
                     self.metrics.refused(&overloaded);
@@ -296,6 +333,13 @@ impl Dispatcher {
                 }
             }
         }
+    }
+
+    /// Enters a call into the ledger, and charges it to its key.
+    fn enter(&self, demand: Demand, caller: &Caller) -> Result<Admission, Overloaded> {
+        let entry = self.ledger.admit(demand)?;
+        let charge = |key: &CallerKey| key.charge(demand.tokens, self.fleet().gateways());
+        Ok(Admission { _entry: entry, charge: caller.account.as_ref().map(charge).transpose()? })
     }
 
     /// How long what goes before a new call will take; nothing while no speed is known.

@@ -197,8 +197,8 @@ impl Tally {
 
     /// Counts the call as one of `key` as well.
     fn charge(&mut self, key: Option<CallerKey>) {
-        if let Some(CallerKey(name)) = &key {
-            self.span.record("key", &**name);
+        if let Some(key) = &key {
+            self.span.record("key", &*key.name);
         }
         self.key = key;
     }

@@ -47,6 +47,7 @@ pub struct Fleet {
     aliases: Option<BTreeMap<String, Alias>>,
     members: Vec<Member>,
     known: HashMap<Digest, Known>,
+    gateways: usize,
 }
 
 impl Fleet {
@@ -59,7 +60,19 @@ impl Fleet {
                 note(&mut known, member, &report);
             }
         }
-        Self { aliases: aliases.cloned(), members, known }
+        Self { aliases: aliases.cloned(), members, known, gateways: 0 }
+    }
+
+    /// The same, at one of so many gateways.
+    #[must_use]
+    pub fn among(self, gateways: usize) -> Self {
+        Self { gateways, ..self }
+    }
+
+    /// Gateways that serve the cluster, this one among them; as many as are known of.
+    #[must_use]
+    pub fn gateways(&self) -> usize {
+        self.gateways.max(1)
     }
 
     /// What each name means; `None` until the cluster was seen once.

@@ -4,9 +4,10 @@
 //! again when it changes. A secret is compared with all keys, in the same time whether it is one of them or none, and
 //! goes no further than this module: not to services, not to workers, not into a log.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
@@ -18,6 +19,9 @@ use tls::secret::{Fingerprint, InvalidFingerprint};
 use tls::{Reloaded, Source};
 use tokio::{task, time as clock};
 use tokio_util::sync::CancellationToken;
+
+use crate::admit::Overloaded;
+use crate::quota::{Allowance, Charge, Usage};
 
 /// How often the file is looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -128,13 +132,32 @@ impl Unauthorized {
     }
 }
 
-/// The key that a call came with, by its name: in the extensions of its request, where the gateway has keys.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CallerKey(pub Arc<str>);
+/// The key that a call came with: in the extensions of its request, where the gateway has keys.
+#[derive(Clone, Debug)]
+pub struct CallerKey {
+    /// Its name.
+    pub name: Arc<str>,
+    allowance: Allowance,
+    usage: Arc<Usage>,
+}
+
+impl CallerKey {
+    /// Charges a call of `tokens` to it, at one of so many gateways.
+    ///
+    /// # Errors
+    /// Where that is more than it may use now.
+    pub fn charge(&self, tokens: u64, gateways: usize) -> Result<Charge, Overloaded> {
+        self.usage.charge(&self.name, self.allowance.shared(gateways), tokens)
+    }
+}
 
 /// All keys, as the file has them now.
 #[derive(Debug)]
-pub struct Keys(Reloaded<KeyFile>);
+pub struct Keys {
+    file: Reloaded<KeyFile>,
+    /// What each has used, by name: it outlives a change of the file.
+    usage: Mutex<HashMap<Arc<str>, Arc<Usage>>>,
+}
 
 impl Keys {
     /// Reads `path`. Blocks.
@@ -142,7 +165,7 @@ impl Keys {
     /// # Errors
     /// [`InvalidKeys`] names the key and what is wrong with it.
     pub fn load(path: PathBuf) -> Result<Self, InvalidKeys> {
-        Reloaded::load(KeyFile(path)).map(Self)
+        Ok(Self { file: Reloaded::load(KeyFile(path))?, usage: Mutex::default() })
     }
 
     /// Looks at the file again and again, until `stop`.
@@ -152,10 +175,17 @@ impl Keys {
                 clock::sleep(LOOK).await;
                 let keys = Arc::clone(&self);
                 // One that panicked has said so.
-                let _ = task::spawn_blocking(move || keys.0.refresh()).await;
+                let _ = task::spawn_blocking(move || keys.refresh()).await;
             }
         };
         stop.run_until_cancelled(following).await;
+    }
+
+    /// Looks at the file, and forgets what keys have used that are no more. Blocks.
+    fn refresh(&self) {
+        let now = self.file.refresh();
+        let mut usage = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
+        usage.retain(|name, _| now.keys.iter().any(|key| key.name == *name));
     }
 
     /// Who calls with `headers`; `None` where nobody needs to say so.
@@ -168,7 +198,11 @@ impl Keys {
             Access::Known => None,
             Access::Needs(right) => Some(right),
         };
-        self.0.value().admit(shown(headers)?, right, SystemTime::now()).map(Some)
+        let now = self.file.value();
+        let Key { name, allowance, .. } = now.admit(shown(headers)?, right, SystemTime::now())?;
+        let mut usage = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
+        let usage = Arc::clone(usage.entry(Arc::clone(name)).or_default());
+        Ok(Some(CallerKey { name: Arc::clone(name), allowance: *allowance, usage }))
     }
 }
 
@@ -195,20 +229,21 @@ struct Key {
     name: Arc<str>,
     rights: BTreeSet<Right>,
     expires: Option<SystemTime>,
+    allowance: Allowance,
 }
 
 impl KeySet {
-    fn admit(&self, secret: &[u8], right: Option<Right>, now: SystemTime) -> Result<CallerKey, Unauthorized> {
+    fn admit(&self, secret: &[u8], right: Option<Right>, now: SystemTime) -> Result<&Key, Unauthorized> {
         let found = Fingerprint::of(secret).find(&self.fingerprints).ok_or(Unauthorized::Unknown)?;
-        let Key { name, rights, expires } = &self.keys[found];
-        if expires.is_some_and(|expires| expires <= now) {
-            return Err(Unauthorized::Expired { key: Arc::clone(name) });
+        let key = &self.keys[found];
+        if key.expires.is_some_and(|expires| expires <= now) {
+            return Err(Unauthorized::Expired { key: Arc::clone(&key.name) });
         }
         match right {
-            Some(right) if !rights.contains(&right) => {
-                Err(Unauthorized::Denied { key: Arc::clone(name), right })
+            Some(right) if !key.rights.contains(&right) => {
+                Err(Unauthorized::Denied { key: Arc::clone(&key.name), right })
             }
-            Some(_) | None => Ok(CallerKey(Arc::clone(name))),
+            Some(_) | None => Ok(key),
         }
     }
 
@@ -294,18 +329,24 @@ struct WrittenKey {
     sha256: String,
     rights: BTreeSet<Right>,
     expires: Option<toml::value::Datetime>,
+    tokens_per_second: Option<NonZeroU32>,
+    concurrent_tokens: Option<NonZeroU64>,
 }
 
 impl WrittenKey {
     fn check(self) -> Result<(Fingerprint, Key), String> {
-        let Self { id, sha256, rights, expires } = self;
+        let Self { id, sha256, rights, expires, tokens_per_second, concurrent_tokens } = self;
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if id.is_empty() || id.len() > NAME || !id.chars().all(plain) {
             return Err(format!("id: 1 to {NAME} letters, digits, dots, dashes and underscores are wanted"));
         }
         let fingerprint = sha256.parse().map_err(|fault: InvalidFingerprint| format!("sha256: {fault}"))?;
         let expires = expires.map(moment).transpose()?;
-        Ok((fingerprint, Key { name: id.into(), rights, expires }))
+        let allowance = Allowance {
+            tokens_per_second: tokens_per_second.map(|tokens| tokens.get().into()),
+            concurrent_tokens: concurrent_tokens.map(NonZeroU64::get),
+        };
+        Ok((fingerprint, Key { name: id.into(), rights, expires, allowance }))
     }
 }
 
@@ -345,8 +386,9 @@ mod tests {
     fn a_key_allows_what_it_says() {
         #[track_caller]
         fn check(secret: &str, right: Option<Right>, expected: Result<&str, &str>) {
-            let admitted = keys().admit(secret.as_bytes(), right, SystemTime::now());
-            let found = admitted.as_ref().map(|caller| &*caller.0).map_err(Unauthorized::reason);
+            let keys = keys();
+            let admitted = keys.admit(secret.as_bytes(), right, SystemTime::now());
+            let found = admitted.as_ref().map(|key| &*key.name).map_err(Unauthorized::reason);
             assert_eq!(found, expected);
         }
         check("bg_s", Some(Right::Embed), Ok("search"));
@@ -393,6 +435,7 @@ mod tests {
         check(&written("a", "1", "rights = [\"fly\"]"), "fly");
         check(&written("a", "1", "rights = []\nright = 1"), "line 5: unknown field `right`");
         check(&written("a", "1", "rights = []\nexpires = 2027-01-01"), "key \"a\": expires");
+        check(&written("a", "1", "rights = []\ntokens_per_second = 0"), "line 5");
         check("[[key]]\nid = \"a\"\nsha256 = \"bg_1\"\nrights = []", "key \"a\": sha256");
         check(&[written("a", "1", rights), written("b", "1", rights)].concat(), "the same secret");
         check(&[written("a", "1", rights), written("a", "2", rights)].concat(), "two keys \"a\"");

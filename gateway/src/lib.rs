@@ -30,6 +30,7 @@ pub mod names;
 pub mod pinning;
 pub mod pool;
 pub mod presence;
+pub mod quota;
 pub mod resolve;
 pub mod retry;
 pub mod route;

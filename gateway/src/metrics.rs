@@ -34,6 +34,7 @@ pub struct Metrics {
     shadowed: Family<[Label; 1], Counter>,
     unauthorized: Family<[Label; 1], Counter>,
     keys: Family<[Named; 2], Counter>,
+    key_tokens: Family<[Named; 1], Counter>,
 }
 
 impl Metrics {
@@ -50,6 +51,7 @@ impl Metrics {
             shadowed: Family::default(),
             unauthorized: Family::default(),
             keys: Family::default(),
+            key_tokens: Family::default(),
         };
         let registry = registry.sub_registry_with_prefix("beige_gateway");
         registry.register("requests", "Calls answered, by method and code", metrics.requests.clone());
@@ -68,6 +70,8 @@ impl Metrics {
         registry.register("shadows", help, metrics.shadowed.clone());
         let help = "Calls not let in for want of an API key or a right, by reason";
         registry.register("unauthorized", help, metrics.unauthorized.clone());
+        let help = "Tokens that models read for answers, by API key";
+        registry.register("key_tokens", help, metrics.key_tokens.clone());
         registry.register("key_requests", "Calls answered, by API key and code", metrics.keys.clone());
         metrics
     }
@@ -89,8 +93,13 @@ impl Metrics {
     }
 
     /// Counts a call as one of `key`.
-    pub fn answered_to(&self, CallerKey(key): &CallerKey, code: &'static str) {
-        self.keys.get_or_create(&[("key", key.to_string()), ("code", code.to_owned())]).inc();
+    pub fn answered_to(&self, key: &CallerKey, code: &'static str) {
+        self.keys.get_or_create(&[("key", key.name.to_string()), ("code", code.to_owned())]).inc();
+    }
+
+    /// Counts tokens of an answer to `key`.
+    pub fn read_for(&self, key: &CallerKey, tokens: u64) {
+        self.key_tokens.get_or_create(&[("key", key.name.to_string())]).inc_by(tokens);
     }
 
     /// Counts a call that was not let in.
@@ -118,9 +127,11 @@ impl Metrics {
 
     /// Counts a call that was not admitted.
     pub fn refused(&self, overloaded: &Overloaded) {
-        let reason = match overloaded.why {
+        let reason = match &overloaded.why {
             Why::Full => "full",
             Why::Late => "late",
+            Why::PerSecond { .. } => "tokens_per_second",
+            Why::AtATime { .. } => "concurrent_tokens",
         };
         self.refused.get_or_create(&[("reason", reason)]).inc();
     }

@@ -179,7 +179,8 @@ impl Pool {
     fn picture(&self) -> Fleet {
         let member = |tenant: &Tenant| Member { link: Arc::clone(&tenant.link), standing: tenant.standing };
         let names = self.view.is_some().then(|| self.names.all());
-        Fleet::new(names, self.tenants.values().map(member).collect())
+        let gateways = self.view.as_ref().map_or(0, |view| view.gateways.len());
+        Fleet::new(names, self.tenants.values().map(member).collect()).among(gateways)
     }
 
     async fn close(self) {

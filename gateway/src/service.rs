@@ -70,6 +70,7 @@ impl Service {
         let caller = Caller {
             name: caller(&extensions),
             key: key(&metadata, &extensions)?,
+            account: extensions.get().cloned(),
             due: deadline(&extensions).of_answer(Instant::now()),
             patience: Patience::Refuse,
         };
@@ -81,8 +82,8 @@ impl Service {
 
 /// Callers are told apart by their keys; where there are none, by where they are.
 fn caller(extensions: &Extensions) -> String {
-    if let Some(CallerKey(name)) = extensions.get() {
-        return name.to_string();
+    if let Some(key) = extensions.get::<CallerKey>() {
+        return key.name.to_string();
     }
     let address = extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
     address.map(|address| address.ip().to_string()).unwrap_or_default()

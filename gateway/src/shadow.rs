@@ -105,6 +105,7 @@ impl Dispatcher {
         let caller = Caller {
             name: NOBODY.to_owned(),
             key: NOBODY.to_owned(),
+            account: None,
             due: began + LONGEST,
             patience: Patience::Refuse,
         };

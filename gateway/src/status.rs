@@ -8,7 +8,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 use uuid::Uuid;
 
-use crate::admit::Overloaded;
+use crate::admit::{Overloaded, Why};
 use crate::error::{CallError, Defect, NotServed, Unreachable};
 use crate::keys::Unauthorized;
 use crate::wire::InvalidRequest;
@@ -64,8 +64,15 @@ impl From<NotServed> for Status {
 
 impl From<Overloaded> for Status {
     fn from(overloaded: Overloaded) -> Self {
-        let details = ErrorDetails::with_retry_info(Some(overloaded.retry_after));
-        Self::with_error_details(Code::ResourceExhausted, overloaded.to_string(), details)
+        let sentence = overloaded.to_string();
+        let mut details = ErrorDetails::with_retry_info(Some(overloaded.retry_after));
+        match &overloaded.why {
+            Why::Full | Why::Late => {}
+            Why::PerSecond { key } | Why::AtATime { key } => {
+                details.add_quota_failure_violation(format!("key:{key}"), &sentence);
+            }
+        }
+        Self::with_error_details(Code::ResourceExhausted, sentence, details)
     }
 }
 
@@ -175,7 +182,6 @@ mod tests {
     use cluster::Name;
 
     use super::*;
-    use crate::admit::Why;
     use crate::wire::Fault;
 
     fn model() -> Name {

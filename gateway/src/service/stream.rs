@@ -20,6 +20,7 @@ use super::{Service, caller, deadline, key};
 use crate::call::{Answered, Caller, Dispatcher, Done, Twice, Work};
 use crate::deadline::Deadline;
 use crate::error::CallError;
+use crate::keys::CallerKey;
 use crate::pinning::Pinned;
 use crate::resolve::Pin;
 use crate::retry::Patience;
@@ -47,6 +48,7 @@ impl Service {
             shadows: self.shadows.clone(),
             name: caller(&extensions),
             key: key(&metadata, &extensions),
+            account: extensions.get().cloned(),
             deadline: deadline(&extensions),
             pinned: None,
         };
@@ -62,6 +64,7 @@ struct Source {
     name: String,
     /// Or what is wrong with what the caller says it is.
     key: Result<String, InvalidRequest>,
+    account: Option<CallerKey>,
     deadline: Deadline,
     /// What the first request fixed.
     pinned: Option<Pinned>,
@@ -81,8 +84,8 @@ impl Source {
     {
         let work = W::parse(wire, &self.dispatcher.limits)?;
         let due = self.deadline.of_answer(Instant::now());
-        let (name, key) = (self.name.clone(), self.key.clone()?);
-        let caller = Caller { name, key, due, patience: Patience::Wait };
+        let (name, key, account) = (self.name.clone(), self.key.clone()?, self.account.clone());
+        let caller = Caller { name, key, account, due, patience: Patience::Wait };
         let pinned = match &self.pinned {
             Some(pinned) => {
                 pinned.pin.covers(work.terms())?;

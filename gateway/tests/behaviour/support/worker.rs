@@ -57,6 +57,7 @@ pub(crate) struct Mood {
 pub(crate) struct Seen {
     pub(crate) origin: wire::ShardOrigin,
     pub(crate) inputs: usize,
+    pub(crate) priority: v1::Priority,
     pub(crate) traceparent: Option<String>,
     pub(crate) timeout: Option<String>,
 }
@@ -192,14 +193,20 @@ impl Fake {
         &self,
         request: &Request<T>,
         origin: Option<&wire::ShardOrigin>,
-        inputs: usize,
+        (inputs, priority): (usize, v1::Priority),
     ) -> Result<v1::Provenance, Status> {
         let origin = origin.unwrap().clone();
         let header = |name: &str| {
             request.metadata().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
         };
         let (traceparent, timeout) = (header("traceparent"), header("grpc-timeout"));
-        self.0.seen.lock().unwrap().push(Seen { origin: origin.clone(), inputs, traceparent, timeout });
+        self.0.seen.lock().unwrap().push(Seen {
+            origin: origin.clone(),
+            inputs,
+            priority,
+            traceparent,
+            timeout,
+        });
         self.0.running.fetch_add(1, Ordering::SeqCst);
         let _running = Running(Arc::clone(&self.0));
         let mood = self.mood();
@@ -256,8 +263,10 @@ impl Worker for Fake {
         request: Request<wire::EmbedShard>,
     ) -> Result<Response<wire::EmbedShardResult>, Status> {
         let wire::EmbedShard { origin, request: wanted } = request.get_ref().clone();
-        let inputs = wanted.unwrap().inputs;
-        let provenance = self.work(&request, origin.as_ref(), inputs.len()).await?;
+        let wanted = wanted.unwrap();
+        let priority = wanted.priority();
+        let inputs = wanted.inputs;
+        let provenance = self.work(&request, origin.as_ref(), (inputs.len(), priority)).await?;
         readable(&inputs, origin.unwrap().first_input)?;
         let data: Vec<u8> = inputs.iter().flat_map(|text| vector(&provenance.digest, text)).collect();
         let dense = v1::Vectors {
@@ -281,8 +290,10 @@ impl Worker for Fake {
         request: Request<wire::RerankShard>,
     ) -> Result<Response<wire::RerankShardResult>, Status> {
         let wire::RerankShard { origin, request: wanted } = request.get_ref().clone();
-        let documents = wanted.unwrap().documents;
-        let provenance = self.work(&request, origin.as_ref(), documents.len()).await?;
+        let wanted = wanted.unwrap();
+        let priority = wanted.priority();
+        let documents = wanted.documents;
+        let provenance = self.work(&request, origin.as_ref(), (documents.len(), priority)).await?;
         Ok(Response::new(wire::RerankShardResult {
             provenance: Some(provenance),
             scores: documents.iter().map(|document| score(document)).collect(),
@@ -299,7 +310,8 @@ impl Worker for Fake {
     ) -> Result<Response<v1::TokenizeResponse>, Status> {
         let wire::TokenizeShard { origin, request: wanted } = request.get_ref().clone();
         let inputs = wanted.unwrap().inputs;
-        let provenance = Some(self.work(&request, origin.as_ref(), inputs.len()).await?);
+        let what = (inputs.len(), v1::Priority::Unspecified);
+        let provenance = Some(self.work(&request, origin.as_ref(), what).await?);
         let sequences = vec![v1::TokenSequence { tokens: vec![v1::Token::default()] }; inputs.len()];
         Ok(Response::new(v1::TokenizeResponse { provenance, sequences }))
     }
@@ -307,7 +319,8 @@ impl Worker for Fake {
     async fn count(&self, request: Request<wire::CountShard>) -> Result<Response<v1::CountResponse>, Status> {
         let wire::CountShard { origin, request: wanted } = request.get_ref().clone();
         let inputs = wanted.unwrap().inputs;
-        let provenance = Some(self.work(&request, origin.as_ref(), inputs.len()).await?);
+        let what = (inputs.len(), v1::Priority::Unspecified);
+        let provenance = Some(self.work(&request, origin.as_ref(), what).await?);
         let counts = inputs.iter().map(|text| u32::try_from(text.len()).unwrap()).collect();
         Ok(Response::new(v1::CountResponse { provenance, counts }))
     }
