@@ -18,39 +18,45 @@ const MAX_ANSWER_BYTES: usize = 256 << 20;
 pub(crate) struct Caller<'a> {
     plan: &'a Plan,
     corpus: &'a Corpus,
-    channels: Vec<Channel>,
 }
 
 impl<'a> Caller<'a> {
-    pub(crate) fn new(plan: &'a Plan, corpus: &'a Corpus, channels: Vec<Channel>) -> Self {
-        Self { plan, corpus, channels }
+    pub(crate) fn new(plan: &'a Plan, corpus: &'a Corpus) -> Self {
+        Self { plan, corpus }
     }
 
     /// Makes call number `number`, which was due at `due`.
     pub(crate) async fn call(&self, number: usize, due: Instant) -> Outcome {
         let sent = Instant::now();
         let left = self.plan.timeout.saturating_sub(sent - due);
-        let channel = self.channels[number % self.channels.len()].clone();
+        let channel = self.plan.connections[number % self.plan.connections.len()].clone();
         let texts = self.corpus.batch(number, self.plan.batch);
         let result = match &self.plan.call {
-            Call::Embed(template) => embed(channel, left, template, texts).await,
+            Call::Embed(template) => {
+                let request = EmbedRequest { inputs: texts, ..template.clone() };
+                embed(channel, self.request(request, left)).await
+            }
             Call::Rerank(template) => {
                 let query = self.corpus.batch(number + 1, 1).swap_remove(0);
-                rerank(channel, left, template, (query, texts)).await
+                let request = RerankRequest { query, documents: texts, ..template.clone() };
+                rerank(channel, self.request(request, left)).await
             }
         };
         Outcome { due, sent, finished: Instant::now(), result }
     }
+
+    fn request<T>(&self, message: T, timeout: Duration) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(timeout);
+        if let Some(authorization) = &self.plan.authorization {
+            request.metadata_mut().insert("authorization", authorization.clone());
+        }
+        request
+    }
 }
 
-async fn embed(
-    channel: Channel,
-    timeout: Duration,
-    template: &EmbedRequest,
-    inputs: Vec<String>,
-) -> Result<Answer, Status> {
-    let texts = inputs.len();
-    let request = timed(EmbedRequest { inputs, ..template.clone() }, timeout);
+async fn embed(channel: Channel, request: Request<EmbedRequest>) -> Result<Answer, Status> {
+    let texts = request.get_ref().inputs.len();
     let mut client = EmbeddingsClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES);
     let EmbedResponse { provenance, usage, dense, input_tokens } = client.embed(request).await?.into_inner();
     let bytes = dense.map_or(0, |dense| dense.data.len());
@@ -60,15 +66,10 @@ async fn embed(
     answer(texts, provenance, usage)
 }
 
-async fn rerank(
-    channel: Channel,
-    timeout: Duration,
-    template: &RerankRequest,
-    (query, documents): (String, Vec<String>),
-) -> Result<Answer, Status> {
-    let texts = documents.len();
-    let wanted = template.top_n.map_or(texts, |top| texts.min(usize::try_from(top).unwrap_or(usize::MAX)));
-    let request = timed(RerankRequest { query, documents, ..template.clone() }, timeout);
+async fn rerank(channel: Channel, request: Request<RerankRequest>) -> Result<Answer, Status> {
+    let texts = request.get_ref().documents.len();
+    let wanted =
+        request.get_ref().top_n.map_or(texts, |top| texts.min(usize::try_from(top).unwrap_or(usize::MAX)));
     let mut client = RerankingClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES);
     let answered = client.rerank(request).await?.into_inner();
     let RerankResponse { provenance, usage, rankings, scoring: _, score_form: _ } = answered;
@@ -76,12 +77,6 @@ async fn rerank(
         return Err(Status::data_loss("the answer does not hold one score for each document"));
     }
     answer(texts, provenance, usage)
-}
-
-fn timed<T>(message: T, timeout: Duration) -> Request<T> {
-    let mut request = Request::new(message);
-    request.set_timeout(timeout);
-    request
 }
 
 fn answer(texts: usize, provenance: Option<Provenance>, usage: Option<Usage>) -> Result<Answer, Status> {

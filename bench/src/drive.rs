@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use tokio::time;
-use tonic::transport::{Channel, Endpoint};
 
 use crate::arrivals::{self, Schedule};
 use crate::call::Caller;
@@ -18,9 +17,6 @@ const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(10);
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
-    /// Nothing answers there.
-    #[error("cannot connect")]
-    Connect(#[source] tonic::transport::Error),
     /// The thread that keeps the schedule did not start.
     #[error("cannot start a thread")]
     Thread(#[source] std::io::Error),
@@ -31,7 +27,7 @@ pub enum BenchError {
 /// # Errors
 /// Only where measuring could not begin: calls that fail are part of the report.
 pub async fn run(plan: &Plan, corpus: &Corpus) -> Result<Report, BenchError> {
-    let caller = Caller::new(plan, corpus, connect(&plan.target, plan.connections).await?);
+    let caller = Caller::new(plan, corpus);
     let start = Instant::now();
     let mut tally = Tally::new(start + plan.warmup, plan.window);
     match plan.pacing {
@@ -46,14 +42,6 @@ pub async fn run(plan: &Plan, corpus: &Corpus) -> Result<Report, BenchError> {
         }
     }
     Ok(Report::new(plan, corpus, tally))
-}
-
-async fn connect(target: &Endpoint, connections: usize) -> Result<Vec<Channel>, BenchError> {
-    let mut channels = Vec::with_capacity(connections);
-    for _ in 0..connections {
-        channels.push(target.connect().await.map_err(BenchError::Connect)?);
-    }
-    Ok(channels)
 }
 
 /// Keeps `concurrency` calls open until `end`, then waits for those that are.

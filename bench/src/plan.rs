@@ -3,17 +3,18 @@
 use std::time::Duration;
 
 use proto::v1::{EmbedRequest, RerankRequest};
-use tonic::transport::Endpoint;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::Channel;
 
 use crate::Arrivals;
 
 /// One measurement.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Where the gateway is.
-    pub target: Endpoint,
-    /// Connections that calls are spread over in turn, at least 1.
-    pub connections: usize,
+    /// Connections to the gateway that calls are spread over in turn, at least 1.
+    pub connections: Vec<Channel>,
+    /// What each call shows as its `authorization`.
+    pub authorization: Option<MetadataValue<Ascii>>,
     /// What each call asks.
     pub call: Call,
     /// Texts (documents) per call, at least 1.

@@ -115,7 +115,7 @@ impl Report {
             mode,
             concurrency,
             rate,
-            connections: plan.connections,
+            connections: plan.connections.len(),
             calls: tally.calls,
             texts: tally.texts,
             tokens: tally.tokens,

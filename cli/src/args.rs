@@ -18,15 +18,18 @@ Exit codes:
   69  the server is not reachable
 
 Environment:
-  BEIGE_TARGET  the gateway, where --target is not given
-  BEIGE_CACHE   where `up` looks for the default model
-  TRACEPARENT   a W3C trace parent, sent with each call
+  BEIGE_TARGET    the gateway, where --target is not given
+  BEIGE_KEY       the API key, where --key is not given
+  BEIGE_CA        as --ca; likewise BEIGE_CERT and BEIGE_CERT_KEY
+  BEIGE_CACHE     where `up` looks for the default model
+  TRACEPARENT     a W3C trace parent, sent with each call
 
 Examples:
   beige up
   beige embed \"What is the BGE family?\"
   beige embed --input passages.jsonl --output passages.npy
   beige rerank --query \"who wrote it?\" --input passages.txt --top-n 3
+  beige models publish ./bge-base-tuned --alias bge-base --promote
   beige status";
 
 /// What to do.
@@ -38,8 +41,10 @@ pub(crate) enum Verb {
     Embed(crate::embed::EmbedArgs),
     /// Order documents by how well they answer a query
     Rerank(crate::rerank::RerankArgs),
-    /// List the models the cluster serves, or show one
+    /// List the models the cluster serves, publish checkpoints, change what names mean
     Models(crate::models::ModelsArgs),
+    /// Make API keys
+    Keys(crate::keys::KeysArgs),
     /// Show the workers: state, device, models, queue, speed
     Status(crate::status::StatusArgs),
     /// Show the tokens a model reads in texts

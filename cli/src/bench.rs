@@ -3,14 +3,14 @@
 use std::path::Path;
 use std::time::Duration;
 
-use ::bench::{Arrivals, BenchError, Call, Corpus, Pacing, Plan, Report};
+use ::bench::{Arrivals, Call, Corpus, Pacing, Plan, Report};
 use clap::{Args, ValueEnum};
 use proto::v1::{EmbedRequest, RerankRequest};
 
 use crate::embed::Encoding;
 use crate::failure::Failure;
 use crate::print;
-use crate::remote::{Purpose, Remote, unreachable};
+use crate::remote::{Purpose, Remote};
 use crate::rerank::Truncate;
 
 const AFTER_HELP: &str = "\
@@ -142,7 +142,7 @@ pub(crate) async fn run(args: BenchArgs) -> Result<(), Failure> {
         Kind::Rerank => Purpose::Rerank,
     };
     let model = args.remote.connect().await?.model_for(args.model.as_deref(), purpose).await?;
-    let plan = plan(&args, pacing, model);
+    let plan = plan(&args, pacing, model).await?;
     if !args.remote.json {
         let (model, name) = (plan.call.model(), corpus.name());
         print::note(format_args!(
@@ -150,7 +150,7 @@ pub(crate) async fn run(args: BenchArgs) -> Result<(), Failure> {
             args.warmup, args.seconds
         ));
     }
-    let report = ::bench::run(&plan, &corpus).await.map_err(|error| explain(&plan, error))?;
+    let report = ::bench::run(&plan, &corpus).await.map_err(anyhow::Error::from)?;
     if args.remote.json {
         print::json(&report)?;
     } else {
@@ -190,7 +190,13 @@ fn corpus(name: &str) -> Result<Corpus, Failure> {
     corpus.map_err(|error| Failure::Usage(format!("{:#}", anyhow::Error::new(error))))
 }
 
-fn plan(args: &BenchArgs, pacing: Pacing, model: String) -> Plan {
+async fn plan(args: &BenchArgs, pacing: Pacing, model: String) -> Result<Plan, Failure> {
+    let (mut connections, mut authorization) = (Vec::new(), None);
+    for _ in 0..args.connections {
+        let (channel, bearer) = args.remote.dial().await?;
+        connections.push(channel);
+        authorization = bearer;
+    }
     let truncation = args.truncate.to_wire().into();
     let call = match args.call {
         Kind::Embed => {
@@ -199,23 +205,16 @@ fn plan(args: &BenchArgs, pacing: Pacing, model: String) -> Plan {
         }
         Kind::Rerank => Call::Rerank(RerankRequest { model, truncation, ..RerankRequest::default() }),
     };
-    Plan {
-        target: args.remote.target.clone(),
-        connections: args.connections,
+    Ok(Plan {
+        connections,
+        authorization,
         call,
         batch: args.batch,
         pacing,
         warmup: Duration::from_secs_f64(args.warmup),
         window: Duration::from_secs_f64(args.seconds),
         timeout: Duration::from_secs(args.remote.timeout),
-    }
-}
-
-fn explain(plan: &Plan, error: BenchError) -> Failure {
-    match error {
-        BenchError::Connect(error) => unreachable(&plan.target, &error),
-        BenchError::Thread(_) => Failure::Local(anyhow::Error::new(error)),
-    }
+    })
 }
 
 fn show(report: &Report) -> Result<(), Failure> {

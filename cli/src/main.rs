@@ -8,12 +8,15 @@ mod bench;
 mod config;
 mod embed;
 mod failure;
+mod keys;
+mod meter;
 mod models;
 mod patience;
 mod print;
 mod remote;
 mod rerank;
 mod status;
+mod target;
 mod texts;
 mod tokens;
 mod up;
@@ -43,6 +46,7 @@ fn run(verb: Verb) -> Result<(), Failure> {
             Verb::Embed(args) => embed::run(args).await,
             Verb::Rerank(args) => rerank::run(args).await,
             Verb::Models(args) => models::run(args).await,
+            Verb::Keys(args) => keys::run(args),
             Verb::Status(args) => status::run(args).await,
             Verb::Tokens(args) => tokens::run(args).await,
             Verb::Bench(args) => bench::run(args).await,

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::io::{self, Write as _};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
@@ -85,6 +86,23 @@ pub(crate) fn rate(per_second: f64) -> String {
     thousands(per_second.round() as u64)
 }
 
+/// A moment, given in milliseconds since 1970, for people: `3 min ago`.
+pub(crate) fn ago(unix_ms: u64) -> String {
+    let then = UNIX_EPOCH + Duration::from_millis(unix_ms);
+    // A clock that is behind the server's is not worth a word.
+    let seconds = SystemTime::now().duration_since(then).unwrap_or_default().as_secs();
+    since(seconds)
+}
+
+fn since(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s ago"),
+        60..3_600 => format!("{} min ago", seconds / 60),
+        3_600..172_800 => format!("{} h ago", seconds / 3_600),
+        _ => format!("{} days ago", thousands(seconds / 86_400)),
+    }
+}
+
 /// Bytes for people, in binary units.
 pub(crate) fn bytes(bytes: u64) -> String {
     match bytes {
@@ -115,6 +133,12 @@ mod tests {
         assert_eq!(printable("abcdef", 6), "abcdef");
         assert_eq!(printable("abcdefg", 6), "abcde…");
         assert_eq!(printable("日本語の文", 3), "日本…");
+    }
+
+    #[test]
+    fn times_take_the_unit_that_fits() {
+        let shown: Vec<String> = [59, 60, 7_199, 172_799, 172_800, 86_400_000].map(since).into();
+        assert_eq!(shown, ["59 s ago", "1 min ago", "1 h ago", "47 h ago", "2 days ago", "1,000 days ago"]);
     }
 
     #[test]

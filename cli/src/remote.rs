@@ -12,10 +12,11 @@ use proto::v1::tokens_client::TokensClient;
 use proto::v1::{ListModelsRequest, Model, ModelKind};
 use tonic::Request;
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use crate::config;
-use crate::failure::{Failure, innermost};
+use crate::failure::Failure;
+use crate::target::{Access, Bearer, Target};
 
 /// Answers are as large as the caller's own batches make them.
 const MAX_ANSWER_BYTES: usize = 256 << 20;
@@ -23,7 +24,7 @@ const MAX_ANSWER_BYTES: usize = 256 << 20;
 /// Where the gateway is and how its answers are shown.
 #[derive(Args, Debug)]
 pub(crate) struct Remote {
-    /// The gateway, `http://HOST:PORT` or `HOST:PORT`
+    /// The gateway, `http://HOST:PORT`, `https://HOST:PORT` or `HOST:PORT`
     #[arg(
         long,
         global = true,
@@ -31,8 +32,9 @@ pub(crate) struct Remote {
         default_value = "http://127.0.0.1:8080",
         value_name = "URL"
     )]
-    #[arg(value_parser = parse_target)]
-    pub(crate) target: Endpoint,
+    pub(crate) target: Target,
+    #[command(flatten)]
+    access: Access,
     /// Longest wait for the answer to one call, seconds
     #[arg(long, global = true, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub(crate) timeout: u64,
@@ -41,25 +43,15 @@ pub(crate) struct Remote {
     pub(crate) json: bool,
 }
 
-/// A target, not yet connected.
-pub(crate) fn parse_target(text: &str) -> Result<Endpoint, String> {
-    let url = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
-    let endpoint = Endpoint::from_shared(url).map_err(|_| "it is not http://HOST:PORT".to_owned())?;
-    if endpoint.uri().scheme_str() != Some("http") {
-        return Err("only http:// is spoken so far".to_owned());
-    }
-    let endpoint = endpoint
-        .connect_timeout(Duration::from_secs(5))
-        .http2_keep_alive_interval(Duration::from_secs(20))
-        .keep_alive_timeout(Duration::from_secs(10))
-        .tcp_nodelay(true);
-    endpoint.user_agent(concat!("beige/", env!("CARGO_PKG_VERSION"))).map_err(|error| error.to_string())
-}
-
 impl Remote {
     /// Connects, or says who is not there.
     pub(crate) async fn connect(&self) -> Result<Gateway, Failure> {
-        Gateway::connect(&self.target, Duration::from_secs(self.timeout)).await
+        Gateway::connect(&self.target, &self.access, Duration::from_secs(self.timeout)).await
+    }
+
+    /// A connection, and what each call on it shows.
+    pub(crate) async fn dial(&self) -> Result<(Channel, Option<Bearer>), Failure> {
+        self.target.dial(&self.access).await
     }
 }
 
@@ -79,20 +71,35 @@ pub(crate) enum Purpose {
 pub(crate) struct Gateway {
     channel: Channel,
     timeout: Duration,
+    bearer: Option<Bearer>,
     trace_parent: Option<MetadataValue<Ascii>>,
 }
 
 impl Gateway {
-    pub(crate) async fn connect(target: &Endpoint, timeout: Duration) -> Result<Self, Failure> {
-        let channel = target.connect().await.map_err(|error| unreachable(target, &error))?;
+    pub(crate) async fn connect(
+        target: &Target,
+        access: &Access,
+        timeout: Duration,
+    ) -> Result<Self, Failure> {
+        let (channel, bearer) = target.dial(access).await?;
         let trace_parent = config::trace_parent().map(|value| value.parse()).transpose();
-        Ok(Self { channel, timeout, trace_parent: trace_parent.context("TRACEPARENT is not ASCII")? })
+        let trace_parent = trace_parent.context("TRACEPARENT is not ASCII")?;
+        Ok(Self { channel, timeout, bearer, trace_parent })
     }
 
-    /// A message with the deadline and the trace that each call carries.
+    /// A message with the deadline and all that each call carries.
     pub(crate) fn request<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
+        let mut request = self.unhurried(message);
         request.set_timeout(self.timeout);
+        request
+    }
+
+    /// The same without a deadline: for what takes as long as it takes.
+    pub(crate) fn unhurried<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        if let Some(bearer) = &self.bearer {
+            request.metadata_mut().insert("authorization", bearer.clone());
+        }
         if let Some(parent) = &self.trace_parent {
             request.metadata_mut().insert("traceparent", parent.clone());
         }
@@ -131,11 +138,6 @@ impl Gateway {
             None => choose(&self.list_models().await?, purpose),
         }
     }
-}
-
-/// One sentence for a connection that could not be made.
-pub(crate) fn unreachable(target: &Endpoint, error: &tonic::transport::Error) -> Failure {
-    Failure::Unreachable(format!("cannot reach {}: {}", target.uri(), innermost(error)))
 }
 
 fn choose(models: &[Model], purpose: Purpose) -> Result<String, Failure> {
@@ -199,14 +201,5 @@ mod tests {
         check(&["base", "mini"], Purpose::Any, Err(several));
         check(&["reranker"], Purpose::Embed, Err("the server has no model that embeds, only reranker"));
         check(&[], Purpose::Any, Err("the server has no model ready"));
-    }
-
-    #[test]
-    fn a_target_is_a_url_or_an_address() {
-        let uri = |text| parse_target(text).map(|endpoint| endpoint.uri().to_string());
-        assert_eq!(uri("http://10.0.0.7:8080").unwrap(), "http://10.0.0.7:8080/");
-        assert_eq!(uri("localhost:8080").unwrap(), "http://localhost:8080/");
-        assert_eq!(uri("https://example.test").unwrap_err(), "only http:// is spoken so far");
-        assert_eq!(uri("http://").unwrap_err(), "it is not http://HOST:PORT");
     }
 }

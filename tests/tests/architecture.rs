@@ -11,7 +11,7 @@ use tests::repository;
 /// Who may depend on whom, tests aside.
 const EDGES: [(&str, &[&str]); 13] = [
     ("bench", &["proto"]),
-    ("cli", &["bench", "proto"]),
+    ("cli", &["bench", "manifest", "proto", "tls"]),
     ("cluster", &["manifest"]),
     ("gateway", &["cluster", "proto", "telemetry", "tls"]),
     ("manifest", &[]),

@@ -4,6 +4,7 @@
 //! checkpoints were mixed; tokens are words plus two. What else it does is set through [`State`].
 
 mod answers;
+mod models;
 mod services;
 
 use std::net::SocketAddr;
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
 pub(crate) use answers::{DIMENSIONS, vector};
+pub(crate) use models::Control;
 
 /// The digest served at first.
 pub(crate) const DIGEST: &str = "1111111111111111111111111111111111111111111111111111111111111111";
@@ -43,6 +45,10 @@ pub(crate) struct State {
     pub(crate) required: Vec<String>,
     /// `traceparent` of the last call.
     pub(crate) traceparent: Option<String>,
+    /// `authorization` of the last call.
+    pub(crate) authorization: Option<String>,
+    /// Checkpoints and swaps.
+    pub(crate) control: Control,
 }
 
 /// A running fake; dropping it ends it.
@@ -73,6 +79,8 @@ impl Fake {
             texts: 0,
             required: Vec::new(),
             traceparent: None,
+            authorization: None,
+            control: Control::default(),
         }));
         let listener = std::net::TcpListener::bind(listen).unwrap();
         let address = listener.local_addr().unwrap();

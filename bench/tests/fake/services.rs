@@ -5,17 +5,13 @@ use std::sync::{Arc, Mutex};
 
 use proto::v1::cluster_server::Cluster;
 use proto::v1::embeddings_server::Embeddings;
-use proto::v1::models_server::Models;
 use proto::v1::require::What;
 use proto::v1::reranking_server::Reranking;
 use proto::v1::tokens_server::Tokens;
 use proto::v1::{
-    Checkpoint, CollectRequest, CollectResponse, CountRequest, CountResponse, EmbedRequest, EmbedResponse,
-    Encoding, GetModelRequest, GetSwapRequest, ListModelsRequest, ListModelsResponse, ListVersionsRequest,
-    ListVersionsResponse, ListWorkersRequest, ListWorkersResponse, LoadedModel, Model, ModelKind, PinRequest,
-    PromoteRequest, Provenance, PublishRequest, PublishResponse, Ranking, Require, RerankRequest,
-    RerankResponse, RetireRequest, RollbackRequest, ScoreForm, Scoring, Swap, Token, TokenSequence,
-    TokenizeRequest, TokenizeResponse, Usage, Version, WatchSwapRequest, Worker, WorkerState,
+    CountRequest, CountResponse, EmbedRequest, EmbedResponse, Encoding, ListWorkersRequest,
+    ListWorkersResponse, LoadedModel, Provenance, Ranking, Require, RerankRequest, RerankResponse, ScoreForm,
+    Scoring, Token, TokenSequence, TokenizeRequest, TokenizeResponse, Usage, Worker, WorkerState,
 };
 use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -24,7 +20,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use super::State;
 use super::answers::{DIMENSIONS, encode, tokens, vector};
 
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(crate) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[derive(Clone)]
 pub(crate) struct Services {
@@ -42,8 +38,9 @@ impl Services {
         let delay = self.state.lock().unwrap().delay;
         tokio::time::sleep(delay).await;
         let mut state = self.state.lock().unwrap();
-        let traceparent = request.metadata().get("traceparent");
-        state.traceparent = traceparent.map(|value| value.to_str().unwrap().to_owned());
+        let seen = |name| request.metadata().get(name).map(|value| value.to_str().unwrap().to_owned());
+        state.traceparent = seen("traceparent");
+        state.authorization = seen("authorization");
         if state.refusals > 0 {
             state.refusals -= 1;
             let retry = ErrorDetails::with_retry_info(Some(std::time::Duration::from_millis(20)));
@@ -68,32 +65,6 @@ impl Services {
             index_space: digest.clone(),
             dimensions: 0,
         })
-    }
-
-    fn models(&self) -> Vec<Model> {
-        let model = |(name, digest): &(String, String)| Model {
-            name: name.clone(),
-            checkpoint: Some(checkpoint(name, digest)),
-            epoch: 1,
-            others: Vec::new(),
-        };
-        self.state.lock().unwrap().models.iter().map(model).collect()
-    }
-}
-
-fn checkpoint(name: &str, digest: &str) -> Checkpoint {
-    let pairs = name.contains("reranker");
-    Checkpoint {
-        digest: digest.to_owned(),
-        index_space: digest.to_owned(),
-        kind: if pairs { ModelKind::CrossEncoder } else { ModelKind::Embedder }.into(),
-        dimensions: if pairs { 0 } else { u32::try_from(DIMENSIONS).unwrap() },
-        max_tokens: 512,
-        pooling: if pairs { String::new() } else { "mean".to_owned() },
-        normalize: !pairs,
-        architecture: "BertModel".to_owned(),
-        dtypes: vec!["f32".to_owned()],
-        ready_workers: 2,
     }
 }
 
@@ -211,72 +182,6 @@ impl Tokens for Services {
         let counts = asked.inputs.iter().map(|text| tokens(text)).collect();
         Ok(Response::new(CountResponse { provenance: Some(provenance), counts }))
     }
-}
-
-#[tonic::async_trait]
-impl Models for Services {
-    async fn list(&self, _: Request<ListModelsRequest>) -> Result<Response<ListModelsResponse>, Status> {
-        Ok(Response::new(ListModelsResponse { models: self.models() }))
-    }
-
-    async fn get(&self, request: Request<GetModelRequest>) -> Result<Response<Model>, Status> {
-        let name = &request.get_ref().name;
-        let found = self.models().into_iter().find(|model| model.name == *name);
-        found.map(Response::new).ok_or_else(|| Status::not_found(format!("there is no model {name}")))
-    }
-
-    type PublishStream = Answers<PublishResponse>;
-
-    async fn publish(
-        &self,
-        _: Request<Streaming<PublishRequest>>,
-    ) -> Result<Response<Self::PublishStream>, Status> {
-        Err(swapless())
-    }
-
-    async fn list_versions(
-        &self,
-        _: Request<ListVersionsRequest>,
-    ) -> Result<Response<ListVersionsResponse>, Status> {
-        Err(swapless())
-    }
-
-    async fn promote(&self, _: Request<PromoteRequest>) -> Result<Response<Swap>, Status> {
-        Err(swapless())
-    }
-
-    async fn rollback(&self, _: Request<RollbackRequest>) -> Result<Response<Swap>, Status> {
-        Err(swapless())
-    }
-
-    async fn retire(&self, _: Request<RetireRequest>) -> Result<Response<Swap>, Status> {
-        Err(swapless())
-    }
-
-    async fn pin(&self, _: Request<PinRequest>) -> Result<Response<Version>, Status> {
-        Err(swapless())
-    }
-
-    async fn collect(&self, _: Request<CollectRequest>) -> Result<Response<CollectResponse>, Status> {
-        Err(swapless())
-    }
-
-    async fn get_swap(&self, _: Request<GetSwapRequest>) -> Result<Response<Swap>, Status> {
-        Err(swapless())
-    }
-
-    type WatchSwapStream = Answers<Swap>;
-
-    async fn watch_swap(
-        &self,
-        _: Request<WatchSwapRequest>,
-    ) -> Result<Response<Self::WatchSwapStream>, Status> {
-        Err(swapless())
-    }
-}
-
-fn swapless() -> Status {
-    Status::unimplemented("the fake has no swaps")
 }
 
 #[tonic::async_trait]

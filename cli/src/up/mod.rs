@@ -25,7 +25,8 @@ use tokio::time;
 
 use crate::failure::Failure;
 use crate::print;
-use crate::remote::{Gateway, parse_target};
+use crate::remote::Gateway;
+use crate::target::{Access, Target};
 
 use child::GaveUp;
 use plan::Plan;
@@ -190,8 +191,8 @@ async fn bring_up(plan: &Plan, supervisor: &mut Supervisor) -> Result<(), Failur
 
 /// The models' names, when every worker is known to serve them or waiting any longer is pointless.
 async fn settled_models(plan: &Plan) -> Result<Vec<String>, Failure> {
-    let target = parse_target(&ports::reachable(plan.listen).to_string()).map_err(Failure::Usage)?;
-    let gateway = Gateway::connect(&target, SETTLE).await?;
+    let target: Target = ports::reachable(plan.listen).to_string().parse().map_err(Failure::Usage)?;
+    let gateway = Gateway::connect(&target, &Access::default(), SETTLE).await?;
     let deadline = time::Instant::now() + SETTLE;
     loop {
         let models = gateway.list_models().await?;

@@ -13,7 +13,7 @@ fn who_is_not_there_gives_69() {
     for verb in [&["models"][..], &["status"], &["embed", "a"], &["tokens", "a"], &["rerank", "-q", "a", "b"]]
     {
         let ran = beige(&fake, &[verb, &["--target", &gone]].concat());
-        ran.failed(69, &format!("cannot reach http://{gone}/: Connection refused"));
+        ran.failed(69, &format!("cannot reach http://{gone}: Connection refused"));
         assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
     }
 }
@@ -44,7 +44,7 @@ fn wrong_usage_gives_2() {
     beige(&fake, &["embed", "--model", "mini", ""]).failed(2, "text 1 of the arguments is empty");
     beige(&fake, &["embed", "--model", "mini"]).failed(2, "there are no texts");
     beige(&fake, &["bench", "--corpus", "x", "--mode", "open"]).failed(2, "--rate");
-    beige(&fake, &["status", "--target", "https://example.test"]).failed(2, "only http:// is spoken so far");
+    beige(&fake, &["status", "--target", "ftp://example.test"]).failed(2, "http:// and https:// are spoken");
 }
 
 #[test]

@@ -5,8 +5,11 @@
 mod a_cluster_can_be_looked_at;
 mod a_local_cluster_is_supervised;
 mod an_interrupted_embed_resumes;
+mod callers_show_who_they_are;
+mod checkpoints_are_published;
 mod failures_have_exit_codes;
 mod load_is_measured;
+mod names_are_changed;
 mod vectors_go_to_files;
 
 #[path = "../../../bench/tests/fake/mod.rs"]
@@ -22,7 +25,12 @@ use serde_json::Value;
 /// A command with nothing of the caller's environment that `beige` would heed.
 fn command(fake: &Fake, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_beige"));
-    command.args(args).env("BEIGE_TARGET", fake.url()).env_remove("TRACEPARENT").stdin(Stdio::null());
+    command
+        .args(args)
+        .env("BEIGE_TARGET", fake.url())
+        .env_remove("TRACEPARENT")
+        .env_remove("BEIGE_KEY")
+        .stdin(Stdio::null());
     command
 }
 
