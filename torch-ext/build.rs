@@ -20,6 +20,8 @@ fn main() {
         .warnings(false) // libtorch's headers have their own.
         .include(&include)
         .include(include.join("torch/csrc/api/include"))
+        .define("USE_C10D_GLOO", None)
         .file("shim/shim.cpp")
+        .file("shim/c10d.cpp")
         .compile("torch_ext_shim");
 }

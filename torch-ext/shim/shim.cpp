@@ -8,21 +8,18 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/_flash_attention_forward.h>
 #include <ATen/ops/_fused_adamw.h>
-#include <ATen/ops/add.h>
 #include <ATen/ops/from_blob.h>
 #include <c10/core/CachingDeviceAllocator.h>
-#include <c10/util/Exception.h>
 
-#include <exception>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
-namespace {
+#include "guarded.hpp"
 
-enum Code : int { kOk = 0, kFailed = 1, kOutOfMemory = 2 };
+namespace beige {
 
 thread_local std::string last_error;
 
@@ -35,23 +32,11 @@ Code fail(Code code, const char* text) noexcept {
   return code;
 }
 
-template <typename Body>
-int guarded(Body&& body) noexcept {
-  try {
-    body();
-    return kOk;
-  } catch (const c10::OutOfMemoryError& error) {
-    return fail(kOutOfMemory, error.what_without_backtrace());
-  } catch (const c10::Error& error) {
-    return fail(kFailed, error.what_without_backtrace());
-  } catch (const std::bad_alloc& error) {
-    return fail(kOutOfMemory, error.what());
-  } catch (const std::exception& error) {
-    return fail(kFailed, error.what());
-  } catch (...) {
-    return fail(kFailed, "an exception of an unknown kind");
-  }
-}
+}  // namespace beige
+
+namespace {
+
+using beige::guarded;
 
 using Pack = at::Tensor(const at::Tensor&, std::optional<int64_t>);
 using Linear = at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, std::string_view,
@@ -66,7 +51,7 @@ c10::TypedOperatorHandle<Signature> find(const char* name) {
 
 extern "C" {
 
-const char* beige_last_error() { return last_error.c_str(); }
+const char* beige_last_error() { return beige::last_error.c_str(); }
 
 // oneDNN's own layout of `weight` [out, in] for inputs of about `rows` rows.
 int beige_pack_linear(const at::Tensor* weight, int64_t rows, at::Tensor** out) {

@@ -5,6 +5,7 @@
 
 mod adamw;
 mod attention;
+mod c10d;
 mod error;
 mod linear;
 mod mapped;
@@ -12,6 +13,7 @@ mod runtime;
 
 pub use adamw::{AdamW, Moved};
 pub use attention::varlen_attention;
+pub use c10d::{Group, Seat, Store};
 pub use error::TorchError;
 pub use linear::{Activation, PackedLinear};
 pub use mapped::MappedFile;
