@@ -7,10 +7,12 @@
 //! It never links libtorch, has no tokenizer, and keeps nothing on disk.
 
 pub mod admit;
+mod ask;
 pub mod busy;
 pub mod call;
 pub mod canary;
 pub mod checkpoint;
+pub mod choice;
 pub mod config;
 pub mod deadline;
 pub mod drain;
@@ -27,6 +29,7 @@ pub mod merge;
 pub mod method;
 pub mod metrics;
 pub mod names;
+pub mod outlier;
 pub mod pinning;
 pub mod pool;
 pub mod presence;

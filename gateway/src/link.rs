@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::outlier::Record;
 use crate::route::Burden;
 use crate::wire::Class;
 
@@ -40,6 +41,8 @@ const ANSWER_BYTES: usize = 128 << 20;
 /// Header bytes a worker may send.
 const HEADER_BYTES: u32 = 16 << 10;
 
+/// What a shard takes beside the model's work, with some patience: its way there and back, and its turn.
+const ON_THE_WAY: Duration = Duration::from_millis(20);
 /// A speed measured over fewer tokens than this is of a warm-up, on a machine that was busy starting: it counts as
 /// not measured.
 const MEASURED: u64 = 8_192;
@@ -76,6 +79,8 @@ pub enum Sign {
 pub struct Link {
     /// Where it is.
     pub seat: Seat,
+    /// How it does.
+    pub record: Record,
     endpoint: Endpoint,
     dialer: Dialer,
     client: WorkerClient<Channel>,
@@ -117,8 +122,16 @@ impl Link {
             .http2_max_header_list_size(HEADER_BYTES);
         let client = client(dialer.lazy(&endpoint));
         let (latest, _) = watch::channel(None);
-        let dialer = dialer.clone();
-        Ok(Self { seat, endpoint, dialer, client, load: Load::default(), latest, lost: Notify::new() })
+        Ok(Self {
+            seat,
+            record: Record::default(),
+            endpoint,
+            dialer: dialer.clone(),
+            client,
+            load: Load::default(),
+            latest,
+            lost: Notify::new(),
+        })
     }
 
     /// A client of the worker. Cheap.
@@ -139,6 +152,16 @@ impl Link {
     pub fn burden(&self) -> Burden {
         let tokens = self.outstanding() + self.load.foreign.load(Ordering::Relaxed);
         Burden { tokens, speed: self.speed() }
+    }
+
+    /// How long a shard of `tokens` should take that is sent now; `None` while no speed is known.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss, reason = "an estimate")]
+    pub fn foresee(&self, tokens: u64) -> Option<Duration> {
+        let burden = self.burden();
+        let seconds = (burden.tokens + tokens) as f64 / burden.speed;
+        let working = (burden.speed > 0.0).then(|| Duration::try_from_secs_f64(seconds).ok()).flatten();
+        working.map(|working| working.saturating_add(ON_THE_WAY))
     }
 
     /// Tokens that will be run before a new call of `class`: only what is known to go first.

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use crate::admit::{Ledger, Overloaded, Why};
 use crate::fleet::{Fleet, Standing};
 use crate::keys::{CallerKey, Unauthorized};
+use crate::outlier::Sickness;
 use crate::resolve::Pin;
 
 type Label = (&'static str, &'static str);
@@ -35,6 +36,7 @@ pub struct Metrics {
     unauthorized: Family<[Label; 1], Counter>,
     keys: Family<[Named; 2], Counter>,
     key_tokens: Family<[Named; 1], Counter>,
+    ejections: Family<[Label; 1], Counter>,
 }
 
 impl Metrics {
@@ -52,6 +54,7 @@ impl Metrics {
             unauthorized: Family::default(),
             keys: Family::default(),
             key_tokens: Family::default(),
+            ejections: Family::default(),
         };
         let registry = registry.sub_registry_with_prefix("beige_gateway");
         registry.register("requests", "Calls answered, by method and code", metrics.requests.clone());
@@ -72,6 +75,9 @@ impl Metrics {
         registry.register("unauthorized", help, metrics.unauthorized.clone());
         let help = "Tokens that models read for answers, by API key";
         registry.register("key_tokens", help, metrics.key_tokens.clone());
+        let help =
+            "Workers left out for a while because they did worse than the others, by what was the matter";
+        registry.register("ejections", help, metrics.ejections.clone());
         registry.register("key_requests", "Calls answered, by API key and code", metrics.keys.clone());
         metrics
     }
@@ -112,6 +118,11 @@ impl Metrics {
             Unauthorized::Denied { .. } => "denied",
         };
         self.unauthorized.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    /// Counts a worker that is left out.
+    pub fn ejected(&self, sickness: Sickness) {
+        self.ejections.get_or_create(&[("reason", sickness.label())]).inc();
     }
 
     /// Counts tokens of an answer.

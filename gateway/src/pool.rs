@@ -205,6 +205,7 @@ impl Tenant {
             // The process that had it is no more, even if its connection does not know that.
             tracing::info!(worker = %seat, "a worker was started anew");
             self.link.give_up();
+            self.link.record.forget();
         }
         let same_models = last.is_some_and(|last| last.ready == report.ready);
         let standing = if report.draining { Standing::Draining } else { Standing::Serving };

@@ -27,6 +27,7 @@ use crate::edge::{Edge, EdgeLayer};
 use crate::fleet::Fleet;
 use crate::guard::Guard;
 use crate::metrics::{Metrics, Readings};
+use crate::outlier;
 use crate::pool::{self, Gossip, Sources};
 use crate::presence;
 use crate::service::Service;
@@ -105,6 +106,7 @@ pub async fn run(ends: Ends, serving: Serving, stop: CancellationToken) -> Resul
     if let Some(keys) = &guard.keys {
         tasks.spawn(Arc::clone(keys).follow(ended.clone()));
     }
+    tasks.spawn(outlier::watch(fleet.clone(), metrics.clone(), ended.clone()));
     tasks.spawn(standing::tell(fleet.clone(), reporter, told, steps.leaving.clone()));
     let operators = admin::serve(admin, Arc::new(registry), readiness, ended.clone());
     tasks.spawn(async move {

@@ -10,6 +10,7 @@ mod a_dying_worker_fails_no_call;
 mod a_missing_checkpoint_is_retried_unseen;
 mod a_part_of_the_callers_try_a_checkpoint;
 mod a_retired_checkpoint_is_left_unseen;
+mod a_sick_worker_is_left_out;
 mod a_stale_view_keeps_serving;
 mod answers_say_what_made_them;
 mod bad_input_is_named;
