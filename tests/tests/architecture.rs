@@ -22,7 +22,7 @@ const EDGES: [(&str, &[&str]); 13] = [
     ("tls", &[]),
     ("torch-ext", &[]),
     ("trainer", &["model", "torch-ext"]),
-    ("worker", &["cluster", "model", "proto", "telemetry"]),
+    ("worker", &["cluster", "model", "proto", "telemetry", "tls"]),
 ];
 
 fn metadata() -> Value {

@@ -115,6 +115,19 @@ impl Dialer {
         Ok(Self(Some(Secured { client, name: name.map(server_name).transpose()? })))
     }
 
+    /// A connection by itself, with TLS in it, for tests that speak for themselves.
+    ///
+    /// # Errors
+    /// Where none can be made.
+    ///
+    /// # Panics
+    /// Where this makes plain ones.
+    #[cfg(feature = "testing")]
+    pub async fn stream(&self, server: std::net::SocketAddr) -> io::Result<TlsStream<TcpStream>> {
+        let secured = self.0.clone().expect("it makes connections over TLS");
+        secured.reach(&server.ip().to_string(), server.port()).await
+    }
+
     /// A channel to `endpoint` that connects when it is first used. The URI of an endpoint has the scheme `http`,
     /// over TLS as well.
     #[must_use]
@@ -167,18 +180,23 @@ impl Service<Uri> for Secured {
     }
 
     fn call(&mut self, server: Uri) -> Self::Future {
-        let Self { client, name } = self.clone();
+        let secured = self.clone();
         Box::pin(async move {
             let authority = server.authority().ok_or_else(|| invalid("the address has no host"))?;
-            let name = name.map_or_else(|| server_name(authority.host()), Ok).map_err(invalid)?;
-            let port = authority.port_u16().unwrap_or(443);
-            let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-            let stream = TcpStream::connect((host, port)).await?;
-            stream.set_nodelay(true)?;
-            let config = task::spawn_blocking(move || client.refresh()).await?;
-            let stream = TlsConnector::from(config).connect(name, stream).await?;
+            let stream = secured.reach(authority.host(), authority.port_u16().unwrap_or(443)).await?;
             Ok(TokioIo::new(stream))
         })
+    }
+}
+
+impl Secured {
+    /// A connection to `host`, which may stand in brackets.
+    async fn reach(self, host: &str, port: u16) -> io::Result<TlsStream<TcpStream>> {
+        let name = self.name.map_or_else(|| server_name(host), Ok).map_err(invalid)?;
+        let stream = TcpStream::connect((host.trim_start_matches('[').trim_end_matches(']'), port)).await?;
+        stream.set_nodelay(true)?;
+        let config = task::spawn_blocking(move || self.client.refresh()).await?;
+        TlsConnector::from(config).connect(name, stream).await
     }
 }
 

@@ -21,6 +21,7 @@ use uuid::Uuid;
 use crate::load::Limits;
 use crate::spec::ModelSpec;
 use telemetry::signals::Stdin;
+use tls::{Incomplete, ServerFiles};
 
 /// How each setting is given: a flag, a variable, or a key of the file.
 #[derive(Clone, Debug, Default, Parser, Deserialize)]
@@ -89,6 +90,16 @@ struct Args {
     /// How long calls that are running may take after that [default: 30s]
     #[arg(long, env = "BEIGE_GRACE", value_name = "TIME")]
     grace: Option<String>,
+    /// The certificate that gateways are shown, with those between it and its authority, in PEM [default: none, and
+    /// calls in the clear]
+    #[arg(long, env = "BEIGE_TLS_CERT", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// Its private key, in PEM
+    #[arg(long, env = "BEIGE_TLS_KEY", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// Authorities, in PEM: gateways must show a certificate of one of them [default: they need none]
+    #[arg(long, env = "BEIGE_TLS_CLIENT_CA", value_name = "FILE")]
+    tls_client_ca: Option<PathBuf>,
     /// How log lines look: human or json [default: human]
     #[arg(long, env = "BEIGE_LOG_FORMAT", value_name = "FORMAT")]
     log_format: Option<String>,
@@ -199,6 +210,8 @@ pub struct Config {
     pub settle: Duration,
     /// How long calls may take to end.
     pub grace: Duration,
+    /// What gateways are shown; `None` where they are talked to in the clear.
+    pub tls: Option<ServerFiles>,
     /// How log lines look.
     pub log_format: Format,
     /// What is logged.
@@ -256,6 +269,7 @@ impl Config {
             tokenizer_threads: args.tokenizer_threads.unwrap_or(halves),
             settle: duration("settle", args.settle.as_deref().unwrap_or("500ms"))?,
             grace: duration("grace", args.grace.as_deref().unwrap_or("30s"))?,
+            tls: tls([args.tls_cert, args.tls_key, args.tls_client_ca])?,
             log_format: parse("log-format", args.log_format.as_deref().unwrap_or("human"))?,
             log: args.log.unwrap_or("info".to_owned()),
             otlp_endpoint: args.otlp_endpoint.filter(|endpoint| !endpoint.is_empty()),
@@ -286,6 +300,9 @@ impl Args {
             max_age_ms: self.max_age_ms.or(file.max_age_ms),
             settle: self.settle.or(file.settle),
             grace: self.grace.or(file.grace),
+            tls_cert: self.tls_cert.or(file.tls_cert),
+            tls_key: self.tls_key.or(file.tls_key),
+            tls_client_ca: self.tls_client_ca.or(file.tls_client_ca),
             log_format: self.log_format.or(file.log_format),
             log: self.log.or(file.log),
             otlp_endpoint: self.otlp_endpoint.or(file.otlp_endpoint),
@@ -321,6 +338,14 @@ fn check_addresses(
 
 fn is_host_and_port((host, port): (&str, &str)) -> bool {
     !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+fn tls(files: [Option<PathBuf>; 3]) -> Result<Option<ServerFiles>, InvalidConfig> {
+    let [certificate, key, authorities] = files;
+    ServerFiles::of(certificate, key, authorities).map_err(|incomplete| match incomplete {
+        Incomplete::Identity => value("tls-cert", "tls-cert and tls-key go together"),
+        Incomplete::Authorities => value("tls-client-ca", "it needs tls-cert and tls-key"),
+    })
 }
 
 fn id(id: Option<String>) -> Result<WorkerId, InvalidConfig> {

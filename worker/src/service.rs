@@ -18,12 +18,11 @@ use proto::worker::v1::{
     CountShard, EmbedShard, EmbedShardResult, HealthRequest, RerankShard, RerankShardResult, TokenizeShard,
 };
 use telemetry::trace::adopt;
-use tokio::net::TcpListener;
+use tls::Door;
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 use tracing::{Instrument as _, Span, field};
 
@@ -72,12 +71,12 @@ pub struct Service {
     pub metrics: Metrics,
 }
 
-/// Serves until `stop`, and then until every call that was accepted is answered.
+/// Serves those whom `door` lets in, until `stop` and then until every call that was accepted is answered.
 ///
 /// # Errors
-/// When the listener fails.
+/// When the server fails.
 pub async fn serve(
-    listener: TcpListener,
+    door: Door,
     service: Service,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
@@ -94,10 +93,7 @@ pub async fn serve(
         .http2_keepalive_interval(Some(PING_INTERVAL))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
         .add_service(worker)
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            stop.cancelled_owned(),
-        )
+        .serve_with_incoming_shutdown(door, stop.cancelled_owned())
         .await
 }
 

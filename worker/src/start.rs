@@ -10,6 +10,7 @@ use cluster::{Etcd, Name, Ready, Registration, Worker};
 use model::{Checkpoint, Device, DeviceError, LoadError, Model};
 use telemetry::admin::{self, Readiness};
 use telemetry::prometheus::registry::Registry;
+use tls::{Door, Refusals, Server, What};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -92,6 +93,8 @@ impl Failure {
 pub struct Sockets {
     /// Gateways.
     pub public: TcpListener,
+    /// What gateways are shown; `None` where they are talked to in the clear.
+    pub tls: Option<Arc<Server>>,
     /// Operators.
     pub admin: TcpListener,
 }
@@ -135,14 +138,23 @@ pub fn open(config: &Config) -> Result<Vec<Opened>, Failure> {
     Ok(opened)
 }
 
-/// Binds both sockets.
+/// Reads the certificates, and binds both sockets.
 ///
 /// # Errors
-/// [`Failure::Bind`].
+/// [`Failure::Config`]; [`Failure::Bind`].
 pub async fn bind(config: &Config) -> Result<Sockets, Failure> {
+    let tls = config.tls.clone().map(Server::load).transpose().map_err(|unusable| InvalidConfig::Value {
+        field: match unusable.what() {
+            What::Certificate => "tls-cert",
+            What::Key => "tls-key",
+            What::Authorities => "tls-client-ca",
+        },
+        reason: unusable.to_string(),
+    })?;
     let bind =
         async |address| TcpListener::bind(address).await.map_err(|source| Failure::Bind { address, source });
-    Ok(Sockets { public: bind(config.listen).await?, admin: bind(config.admin).await? })
+    let (public, admin) = (bind(config.listen).await?, bind(config.admin).await?);
+    Ok(Sockets { public, tls: tls.map(Arc::new), admin })
 }
 
 /// What the parts of a worker share.
@@ -152,6 +164,7 @@ struct Parts {
     ended: CancellationToken,
     load: Arc<Load>,
     metrics: Metrics,
+    refusals: Refusals,
     readiness: watch::Sender<Readiness>,
 }
 
@@ -165,7 +178,7 @@ pub async fn launch(
     sockets: Sockets,
     etcd: Option<Etcd>,
 ) -> Result<Running, Failure> {
-    let Sockets { public, admin } = sockets;
+    let Sockets { public, tls, admin } = sockets;
     let parts = parts(config, admin);
     let threads = config.threads.get();
     let device = device::Device::spawn("device", move || model::set_threads(threads))?;
@@ -193,7 +206,8 @@ pub async fn launch(
         health: health.clone(),
     };
     let stop = health.stop;
-    let server = parts.tasks.spawn(service::serve(public, service, stop.clone()));
+    let door = Door::new(public, tls, parts.refusals);
+    let server = parts.tasks.spawn(service::serve(door, service, stop.clone()));
     let member = etcd.map(|etcd| {
         let registration = registration(config, &loaded, (address, boot_id));
         Member::join(etcd, registration, &parts.tasks)
@@ -301,6 +315,8 @@ fn parts(config: &Config, admin: TcpListener) -> Parts {
     let load = Load::new(config.limits);
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry, load.clone());
+    let refusals = Refusals::default();
+    refusals.register(registry.sub_registry_with_prefix("beige_worker"));
     let (readiness, told) = watch::channel(Readiness::NotReady("loading".to_owned()));
     let operators = admin::serve(admin, Arc::new(registry), told, ended.clone());
     tasks.spawn(async move {
@@ -308,7 +324,7 @@ fn parts(config: &Config, admin: TcpListener) -> Parts {
             tracing::error!(%error, "the admin socket failed");
         }
     });
-    Parts { tasks, ended, load, metrics, readiness }
+    Parts { tasks, ended, load, metrics, refusals, readiness }
 }
 
 fn health(

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use gateway::Exit;
 use gateway::config::Serving;
+use gateway::fleet::Fleet;
 use tokio::net::TcpStream;
 use tokio::time;
 use tonic::Code;
@@ -14,7 +15,8 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::support::gateway::serving;
+use crate::support::certificates::Certificates;
+use crate::support::gateway::{serving, view};
 use crate::support::raw::{Broken, Raw};
 use crate::support::{FakeWorker, Gateway, digest, embed, texts};
 
@@ -35,12 +37,32 @@ async fn until_closed(caller: Raw, answered: Arc<AtomicUsize>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn under_load_no_call_on_a_taken_connection_fails() {
     let worker = FakeWorker::start("w1", &[("mini", &digest('a'))]);
-    worker.set(|mood| mood.takes = Duration::from_millis(5));
     let gateway = Gateway::start(&[&worker]).await;
-    let answered = Arc::new(AtomicUsize::new(0));
     let mut callers = Vec::new();
     for _ in 0..8 {
-        let caller = Raw::connect(gateway.address).await;
+        callers.push(Raw::connect(gateway.address).await);
+    }
+    ends_under_load(&worker, gateway, callers).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_load_no_call_on_a_taken_connection_fails_over_tls() {
+    let worker = FakeWorker::start("w1", &[("mini", &digest('a'))]);
+    let certificates = Certificates::new();
+    let gateway = Gateway::guarded(view(&[&worker], 'a', 1), serving(), certificates.public()).await;
+    gateway.until(Fleet::serves).await;
+    let mut callers = Vec::new();
+    for _ in 0..8 {
+        callers.push(Raw::over(certificates.caller().stream(gateway.address).await.unwrap()).await);
+    }
+    ends_under_load(&worker, gateway, callers).await;
+}
+
+async fn ends_under_load(worker: &FakeWorker, gateway: Gateway, connections: Vec<Raw>) {
+    worker.set(|mood| mood.takes = Duration::from_millis(5));
+    let answered = Arc::new(AtomicUsize::new(0));
+    let mut callers = Vec::new();
+    for caller in connections {
         callers.extend((0..16).map(|_| until_closed(caller.clone(), answered.clone())));
     }
     let end = async {

@@ -25,4 +25,5 @@ mod overload_is_told_early;
 mod streams_are_ordered_and_pinned;
 mod the_cluster_can_be_asked_about;
 mod the_cluster_is_told_what_calls_need;
+mod tls_is_spoken_to_callers_and_workers;
 mod traces_reach_the_worker;

@@ -131,6 +131,8 @@ fn what_is_wrong_is_named() {
     check(&["--batch-tokens", "2", "--max-queued-tokens", "1"], "batch-tokens: ");
     check(&["--batch-tokens", "0"], "--batch-tokens");
     check(&["--threads", "0"], "--threads");
+    check(&["--tls-cert", "a.pem"], "tls-cert: tls-cert and tls-key go together");
+    check(&["--tls-client-ca", "a.pem"], "tls-client-ca: ");
     check(&["--no-such-flag"], "--no-such-flag");
 }
 

@@ -15,6 +15,7 @@ use proto::worker::v1::{EmbedShard, ShardOrigin};
 use telemetry::prometheus::encoding::text;
 use telemetry::prometheus::registry::Registry;
 use telemetry::trace::inject;
+use tls::{Door, Refusals};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -276,7 +277,8 @@ pub(crate) async fn start(options: Options) -> Stand {
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
-    let server = tasks.spawn(service::serve(listener, service, stop.clone()));
+    let door = Door::new(listener, None, Refusals::default());
+    let server = tasks.spawn(service::serve(door, service, stop.clone()));
     let client = WorkerClient::connect(address.clone()).await.unwrap();
     Stand {
         client,

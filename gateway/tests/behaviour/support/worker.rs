@@ -14,12 +14,12 @@ use futures::stream::{Stream, StreamExt as _};
 use proto::v1;
 use proto::worker::v1 as wire;
 use proto::worker::v1::worker_server::{Worker, WorkerServer};
+use tls::{Door, Refusals, ServerFiles};
 use tokio::runtime::{self, Runtime};
 use tokio::time;
 use tokio_stream::wrappers::IntervalStream;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -76,6 +76,8 @@ struct State {
 pub(crate) struct FakeWorker {
     pub(crate) address: SocketAddr,
     state: Arc<State>,
+    /// What gateways are shown; `None` where they are talked to in the clear.
+    tls: Option<ServerFiles>,
     /// `None` while it is dead.
     process: Option<Runtime>,
 }
@@ -83,6 +85,11 @@ pub(crate) struct FakeWorker {
 impl FakeWorker {
     /// A worker that has `loaded`, names and digests.
     pub(crate) fn start(id: &str, loaded: &[(&str, &str)]) -> Self {
+        Self::guarded(id, loaded, None)
+    }
+
+    /// The same, over TLS where there are certificates for it.
+    pub(crate) fn guarded(id: &str, loaded: &[(&str, &str)], tls: Option<ServerFiles>) -> Self {
         let mood = Mood {
             loaded: loaded.iter().map(|&(name, digest)| (name.to_owned(), digest.to_owned())).collect(),
             lacks: Vec::new(),
@@ -104,7 +111,7 @@ impl FakeWorker {
             running: AtomicUsize::new(0),
         };
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut worker = Self { address: any, state: Arc::new(state), process: None };
+        let mut worker = Self { address: any, state: Arc::new(state), tls, process: None };
         worker.revive();
         worker
     }
@@ -145,7 +152,9 @@ impl FakeWorker {
         let process = process.worker_threads(1).thread_name("fake").enable_all().build().unwrap();
         let service = Fake(Arc::clone(&self.state));
         let _entered = process.enter();
-        let arrivals = TcpIncoming::from(tokio::net::TcpListener::from_std(listener).unwrap());
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        let tls = self.tls.clone().map(|files| Arc::new(tls::Server::load(files).unwrap()));
+        let arrivals = Door::new(listener, tls, Refusals::default());
         let server = Server::builder()
             .add_service(WorkerServer::new(service).max_decoding_message_size(usize::MAX))
             .serve_with_incoming(arrivals);
