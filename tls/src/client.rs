@@ -6,12 +6,14 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use http::Uri;
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncBufReadExt as _;
 use tokio::net::TcpStream;
-use tokio::task;
+use tokio::{task, time};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::ClientConfig;
@@ -22,6 +24,9 @@ use tower::Service;
 
 use crate::files::{self, Identity, Incomplete, Unusable};
 use crate::reload::{Reloaded, Source};
+
+/// A server that says nothing for this long has taken our certificate, or is too far away to wait for.
+const FIRST_WORDS: Duration = Duration::from_millis(500);
 
 /// A client's certificates, as its files have them.
 pub type Client = Reloaded<ClientFiles>;
@@ -183,7 +188,8 @@ impl Service<Uri> for Secured {
         let secured = self.clone();
         Box::pin(async move {
             let authority = server.authority().ok_or_else(|| invalid("the address has no host"))?;
-            let stream = secured.reach(authority.host(), authority.port_u16().unwrap_or(443)).await?;
+            let mut stream = secured.reach(authority.host(), authority.port_u16().unwrap_or(443)).await?;
+            hear(&mut stream).await?;
             Ok(TokioIo::new(stream))
         })
     }
@@ -197,6 +203,17 @@ impl Secured {
         stream.set_nodelay(true)?;
         let config = task::spawn_blocking(move || self.client.refresh()).await?;
         TlsConnector::from(config).connect(name, stream).await
+    }
+}
+
+/// Waits a moment for the server's first words, and leaves them to be read.
+///
+/// In TLS 1.3 a client is done before the server has judged its certificate. A request sent meanwhile breaks the
+/// connection of a server that does not take it, and the reason is lost. HTTP/2 servers speak first.
+async fn hear(stream: &mut TlsStream<TcpStream>) -> io::Result<()> {
+    match time::timeout(FIRST_WORDS, stream.fill_buf()).await {
+        Ok(Err(refused)) => Err(refused),
+        Ok(Ok(_)) | Err(_) => Ok(()),
     }
 }
 

@@ -7,6 +7,7 @@
 //! It knows no service, and decides nothing about what a caller may do.
 
 mod client;
+mod distrust;
 mod door;
 mod files;
 mod refusal;
@@ -18,6 +19,7 @@ mod stream;
 pub mod testing;
 
 pub use client::{Client, ClientFiles, Dialer, InvalidHost};
+pub use distrust::Distrust;
 pub use door::Door;
 pub use files::{Incomplete, Unusable, What};
 pub use refusal::{Reason, Refusals};

@@ -13,7 +13,7 @@ use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 use tempfile::TempDir;
 use tls::testing::{Authority, Files, Validity};
-use tls::{Client, ClientFiles, Dialer, Door, Reason, Refusals, Reloaded, Server, ServerFiles};
+use tls::{Client, ClientFiles, Dialer, Distrust, Door, Reason, Refusals, Reloaded, Server, ServerFiles};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time;
@@ -120,6 +120,29 @@ async fn whoever_shows_the_right_certificate_is_let_in() {
     let client = town.client("known", &town.ours, Validity::Lasting);
     house.ask(&client).await.unwrap();
     ask(client.lazy(&house.endpoint())).await.unwrap();
+}
+
+#[tokio::test]
+async fn whoever_is_refused_learns_why() {
+    let town = Town::new();
+    let house = town.house().await;
+    let distrust = async |dialer: &Dialer| {
+        let refused = dialer.connect(&house.endpoint()).await.unwrap_err();
+        Distrust::among(&refused).unwrap_or_else(|| panic!("{refused:?}"))
+    };
+    let nobody = dialer(town.files().client("nobody", &town.ours, None), None);
+    for client in [
+        nobody,
+        town.client("stranger", &town.theirs, Validity::Lasting),
+        town.client("expired", &town.ours, Validity::Past),
+    ] {
+        let found = distrust(&client).await;
+        assert!(matches!(found, Distrust::Declined(_)), "{found:?}");
+    }
+    let suspicious = dialer(town.files().client("suspicious", &town.theirs, None), None);
+    assert_eq!(distrust(&suspicious).await, Distrust::UnknownAuthority);
+    let misled = dialer(town.files().client("misled", &town.ours, None), Some("another.test"));
+    assert_eq!(distrust(&misled).await, Distrust::OtherName);
 }
 
 #[tokio::test]
