@@ -2,6 +2,8 @@
 
 use std::error::Error as StdError;
 
+use tls::Distrust;
+
 use crate::name::InvalidName;
 use crate::record::Unreadable;
 
@@ -19,6 +21,15 @@ pub enum Error {
         call: &'static str,
         /// What the client says.
         source: Box<dyn StdError + Send + Sync>,
+    },
+
+    /// Repair the certificates, ours or etcd's: no connection was made that both ends trust.
+    #[error("there is no connection to etcd that both ends trust, to {call}")]
+    Untrusted {
+        /// What was asked, as a verb and its object.
+        call: &'static str,
+        /// Which end did not trust which.
+        source: Distrust,
     },
 
     /// Repair etcd or the permissions in it: the same request will get the same answer.
@@ -56,12 +67,26 @@ pub enum Error {
 
 impl Error {
     /// Sorts what the client says when it was asked to `call`.
+    #[allow(clippy::wildcard_enum_match_arm, reason = "what has no source to tell is its own")]
     pub(crate) fn of(call: &'static str, error: etcd_client::Error) -> Self {
-        // The client's other errors are of the connection, or of a stream that ended.
+        // Trust is a matter of making a connection, before anything is asked.
+        if let etcd_client::Error::TransportError(error) = &error
+            && let Some(source) = Distrust::among(error)
+        {
+            return Self::Untrusted { call, source };
+        }
         let refused = is_lost_lease(&error)
             || matches!(&error, etcd_client::Error::GRpcStatus(status) if refuses(status.code()));
-        let source = Box::new(error);
-        if refused { Self::Refused { call, source } } else { Self::Unavailable { call, source } }
+        if refused {
+            return Self::Refused { call, source: error.into() };
+        }
+        // Of the connection, or of a stream that ended. The client does not tell the sources of its own errors.
+        let source = match error {
+            etcd_client::Error::TransportError(error) => error.into(),
+            etcd_client::Error::GRpcStatus(status) => status.into(),
+            other => other.into(),
+        };
+        Self::Unavailable { call, source }
     }
 
     /// Whether etcd said that the lease in the request does not exist.

@@ -2,51 +2,28 @@
 //!
 //! The client crate balances over endpoints at random and keeps choosing dead ones. Here calls go to one endpoint
 //! until it fails, then to the next over a fresh connection, so that a member that is down or hung costs one call.
+//! Certificates that have changed count as a failure: whoever calls, five seconds or more after the last look at the
+//! files, goes on over a connection that is made with the new ones. That is a worker at its next renewal, and a
+//! gateway within a minute.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{Client, ConnectOptions};
+use etcd_client::Client;
 use tokio::sync::watch;
-use tokio::time;
+use tokio::time::{self, Instant};
 
+use crate::dial::{Certificates, Dial, InvalidSettings, Settings};
 use crate::error::Error;
 use crate::keys::{Keys, Scope};
 use crate::listing::EtcdDirectory;
-use crate::name::Name;
 
 /// The longest that any call to etcd may take. A healthy etcd answers in milliseconds, a very slow one in a second.
 const CALL_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Within [`CALL_TIMEOUT`], so that the error says that it was the connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// A silent stream is probed this often: not below what etcd takes for abuse (5 s).
-const PROBE_INTERVAL: Duration = Duration::from_secs(10);
-
-/// A probe unanswered for this long ends the connection, and the watch on it.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// Where the cluster's etcd is, and which cluster it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// `host:port` or `http://host:port` of each member of etcd, at least one.
-    pub endpoints: Vec<String>,
-    /// The cluster: all its keys are under `/beige/<cluster>/`.
-    pub cluster: Name,
-}
-
-/// Why [`Settings`] cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidSettings {
-    /// There is no endpoint.
-    #[error("no endpoint of etcd is given")]
-    NoEndpoint,
-    /// An endpoint is not `host:port` or `http://host:port`.
-    #[error("the etcd endpoint {0:?} is not host:port or http://host:port")]
-    Endpoint(String),
-}
+/// Whoever calls looks for other certificates this often.
+const CERTIFICATES_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A connection to one cluster's part of etcd. Clones share it.
 #[derive(Clone)]
@@ -55,8 +32,7 @@ pub struct Etcd {
 }
 
 struct Shared {
-    /// As URLs.
-    endpoints: Vec<String>,
+    dial: Dial,
     keys: Keys,
     line: watch::Sender<Line>,
 }
@@ -67,7 +43,17 @@ struct Line {
     /// How often an endpoint has failed: it picks the endpoint, and tells whose failure a failure is.
     turn: usize,
     /// The connection to it, once there was a call.
-    client: Option<Client>,
+    open: Option<Open>,
+}
+
+/// A connection.
+#[derive(Clone)]
+struct Open {
+    client: Client,
+    /// Those it was made with; `None` where it is in the clear.
+    certificates: Option<Certificates>,
+    /// When somebody last looked whether there are others.
+    looked: Instant,
 }
 
 impl Etcd {
@@ -76,12 +62,9 @@ impl Etcd {
     /// # Errors
     /// [`InvalidSettings`] names what is wrong with `settings`.
     pub fn connect(settings: Settings) -> Result<Self, InvalidSettings> {
-        let Settings { endpoints, cluster } = settings;
-        if endpoints.is_empty() {
-            return Err(InvalidSettings::NoEndpoint);
-        }
-        let endpoints = endpoints.iter().map(|text| url(text)).collect::<Result<_, _>>()?;
-        let shared = Shared { endpoints, keys: Keys::new(&cluster), line: watch::Sender::default() };
+        let Settings { endpoints, cluster, tls } = settings;
+        let dial = Dial::new(&endpoints, tls)?;
+        let shared = Shared { dial, keys: Keys::new(&cluster), line: watch::Sender::default() };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -111,6 +94,7 @@ impl Etcd {
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
+        self.leave_outdated().await;
         let (turn, known) = self.line();
         let answer = async {
             let client = match known {
@@ -129,7 +113,7 @@ impl Etcd {
 
     /// Takes note of what went wrong on the line of `turn`: where there was no answer, it is left.
     pub(crate) fn blame(&self, turn: usize, error: Error) -> Error {
-        if let Error::Unavailable { .. } = error {
+        if let Error::Unavailable { .. } | Error::Untrusted { .. } = error {
             self.hang_up(turn);
         }
         error
@@ -149,21 +133,41 @@ impl Etcd {
 
     fn line(&self) -> (usize, Option<Client>) {
         let line = self.shared.line.borrow();
-        (line.turn, line.client.clone())
+        (line.turn, line.open.as_ref().map(|open| open.client.clone()))
+    }
+
+    /// Leaves a connection whose certificates are not those in the files any more.
+    async fn leave_outdated(&self) {
+        let Some((turn, certificates)) = self.take_a_look() else { return };
+        if self.shared.dial.is_outdated(&certificates).await {
+            tracing::info!("certificates for etcd have changed, connecting anew");
+            self.hang_up(turn);
+        }
+    }
+
+    /// What to compare with the files, where it is time for that.
+    fn take_a_look(&self) -> Option<(usize, Certificates)> {
+        let mut found = None;
+        self.shared.line.send_if_modified(|line| {
+            let Some(Open { certificates: Some(certificates), looked, .. }) = &mut line.open else {
+                return false;
+            };
+            if looked.elapsed() >= CERTIFICATES_INTERVAL {
+                *looked = Instant::now();
+                found = Some((line.turn, Arc::clone(certificates)));
+            }
+            false
+        });
+        found
     }
 
     async fn dial(&self, turn: usize) -> Result<Client, etcd_client::Error> {
-        let endpoint = &self.shared.endpoints[turn % self.shared.endpoints.len()];
-        let options = ConnectOptions::new()
-            .with_connect_timeout(CONNECT_TIMEOUT)
-            .with_keep_alive(PROBE_INTERVAL, PROBE_TIMEOUT)
-            // A member cut off from its leader says so at once, and ends its watches.
-            .with_require_leader(true);
-        let client = Client::connect([endpoint], Some(options)).await?;
+        let (client, certificates) = self.shared.dial.connect(turn).await?;
+        let open = Open { client: client.clone(), certificates, looked: Instant::now() };
         self.shared.line.send_if_modified(|line| {
             let is_current = line.turn == turn;
             if is_current {
-                line.client = Some(client.clone());
+                line.open = Some(open);
             }
             is_current
         });
@@ -175,7 +179,7 @@ impl Etcd {
         self.shared.line.send_if_modified(|line| {
             let is_current = line.turn == turn;
             if is_current {
-                *line = Line { turn: turn.wrapping_add(1), client: None };
+                *line = Line { turn: turn.wrapping_add(1), open: None };
             }
             is_current
         });
@@ -184,61 +188,24 @@ impl Etcd {
 
 impl fmt::Debug for Etcd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Shared { endpoints, keys, line: _ } = &*self.shared;
-        f.debug_struct("Etcd").field("endpoints", endpoints).field("keys", keys).finish_non_exhaustive()
+        let Shared { dial, keys, line: _ } = &*self.shared;
+        f.debug_struct("Etcd").field("dial", dial).field("keys", keys).finish_non_exhaustive()
     }
-}
-
-/// The URL of an endpoint. TLS is not spoken yet, so `https://` is refused rather than sent in the clear.
-fn url(endpoint: &str) -> Result<String, InvalidSettings> {
-    let invalid = || InvalidSettings::Endpoint(endpoint.to_owned());
-    let authority = endpoint.strip_prefix("http://").unwrap_or(endpoint).trim_end_matches('/');
-    let (host, port) = authority.rsplit_once(':').ok_or_else(invalid)?;
-    let host_is_plain = |c: char| c.is_ascii_alphanumeric() || ".-_[]:".contains(c);
-    let port: u16 = port.parse().map_err(|_| invalid())?;
-    if host.is_empty() || !host.chars().all(host_is_plain) {
-        return Err(invalid());
-    }
-    Ok(format!("http://{host}:{port}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::name::Name;
 
-    fn connect(endpoints: &[&str]) -> Result<Etcd, InvalidSettings> {
+    fn connect(endpoints: &[&str]) -> Etcd {
         let endpoints = endpoints.iter().map(ToString::to_string).collect();
-        Etcd::connect(Settings { endpoints, cluster: Name::parse("c").unwrap() })
-    }
-
-    #[test]
-    fn endpoints_are_hosts_and_ports() {
-        #[track_caller]
-        fn check(endpoint: &str, expected: &str) {
-            assert_eq!(connect(&[endpoint]).unwrap().shared.endpoints, [expected]);
-        }
-        check("127.0.0.1:2379", "http://127.0.0.1:2379");
-        check("http://etcd-0.etcd:2379/", "http://etcd-0.etcd:2379");
-        check("[::1]:2379", "http://[::1]:2379");
-    }
-
-    #[test]
-    fn other_endpoints_are_refused_by_name() {
-        assert_eq!(connect(&[]).unwrap_err(), InvalidSettings::NoEndpoint);
-        for text in
-            ["", "etcd", ":2379", "etcd:", "etcd:99999", "https://etcd:2379", "http://a b:1", "unix:///x:1"]
-        {
-            assert_eq!(
-                connect(&["ok:1", text]).unwrap_err(),
-                InvalidSettings::Endpoint(text.into()),
-                "{text}"
-            );
-        }
+        Etcd::connect(Settings { endpoints, cluster: Name::parse("c").unwrap(), tls: None }).unwrap()
     }
 
     #[tokio::test]
     async fn a_failure_moves_on_to_the_next_endpoint_once() {
-        let etcd = connect(&["127.0.0.1:1", "127.0.0.1:2"]).unwrap();
+        let etcd = connect(&["127.0.0.1:1", "127.0.0.1:2"]);
         let both_called = tokio::sync::Barrier::new(2);
         let fail = |_| async {
             both_called.wait().await;
@@ -251,7 +218,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_call_without_an_answer_ends() {
-        let etcd = connect(&["127.0.0.1:1"]).unwrap();
+        let etcd = connect(&["127.0.0.1:1"]);
         let outcome = etcd.call("wait", |_| std::future::pending::<Result<(), _>>()).await;
         assert!(matches!(outcome, Err(Error::Unavailable { call: "wait", .. })), "{outcome:?}");
     }

@@ -24,7 +24,7 @@
 //! use tokio_util::{sync::CancellationToken, task::TaskTracker};
 //!
 //! let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-//! let etcd = Etcd::connect(Settings { endpoints: vec!["127.0.0.1:2379".into()], cluster: Name::parse("blue")? })?;
+//! let etcd = Etcd::connect(Settings { endpoints: vec!["127.0.0.1:2379".into()], cluster: Name::parse("blue")?, tls: None })?;
 //!
 //! let boot_id = "chosen at random".to_owned();
 //! let ready = Ready { boot_id: boot_id.clone(), load_ms: 310, golden_cosine: None };
@@ -90,6 +90,7 @@ mod backoff;
 mod claim;
 mod clock;
 mod desired;
+mod dial;
 mod directory;
 mod error;
 mod etcd;
@@ -115,9 +116,10 @@ pub use accept::{Verdict, accept};
 pub use backoff::Backoff;
 pub use claim::claim_alias;
 pub use desired::{Desired, Wish, desired};
+pub use dial::{InvalidSettings, Settings, Tls};
 pub use directory::{Directory, Follow, Freshness, Pace, Sight, follow};
 pub use error::Error;
-pub use etcd::{Etcd, InvalidSettings, Settings};
+pub use etcd::Etcd;
 pub use lead::lead;
 pub use listing::EtcdDirectory;
 pub use membership::{Membership, MembershipOptions, Registration};

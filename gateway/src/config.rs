@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Parser;
-use cluster::{InvalidName, Name, Settings};
+use cluster::{InvalidName, Name, Settings, Tls};
 use serde::Deserialize;
 use telemetry::Format;
 
@@ -29,9 +29,22 @@ struct Args {
     #[arg(long, env = "BEIGE_CONFIG", value_name = "FILE")]
     #[serde(skip)]
     config: Option<PathBuf>,
-    /// Members of etcd, host:port or <http://host:port>
+    /// Members of etcd: host:port, <http://host:port> or <https://host:port>
     #[arg(long, env = "BEIGE_ETCD", value_delimiter = ',', value_name = "URL")]
     etcd: Option<Vec<String>>,
+    /// Authorities, in PEM: etcd is reached over TLS, and must show a certificate of one of them [default: none where
+    /// etcd is reached in the clear, those that the system trusts for <https://host:port>]
+    #[arg(long, env = "BEIGE_ETCD_CA", value_name = "FILE")]
+    etcd_ca: Option<PathBuf>,
+    /// The certificate that etcd is shown, in PEM
+    #[arg(long, env = "BEIGE_ETCD_CERT", value_name = "FILE")]
+    etcd_cert: Option<PathBuf>,
+    /// Its private key, in PEM
+    #[arg(long, env = "BEIGE_ETCD_KEY", value_name = "FILE")]
+    etcd_key: Option<PathBuf>,
+    /// The name that the certificate of every member of etcd has [default: the host of its endpoint]
+    #[arg(long, env = "BEIGE_ETCD_NAME", value_name = "NAME")]
+    etcd_name: Option<String>,
     /// The cluster to serve [default: default]
     #[arg(long, env = "BEIGE_CLUSTER", value_name = "NAME")]
     cluster: Option<String>,
@@ -217,6 +230,8 @@ impl Config {
         let endpoints = args.etcd.filter(|urls| !urls.is_empty()).ok_or(InvalidConfig::Missing("etcd"))?;
         let cluster = Name::parse(args.cluster.unwrap_or("default".to_owned()))
             .map_err(|error: InvalidName| value("cluster", &error))?;
+        let tls = Tls::of(args.etcd_ca, args.etcd_cert, args.etcd_key, args.etcd_name)
+            .map_err(|error| value("etcd-cert and etcd-key", &error))?;
         let log_format = args.log_format.as_deref().unwrap_or("human").parse();
         let guard = Files {
             tls: Files::public([args.tls_cert, args.tls_key, args.tls_client_ca])?,
@@ -225,7 +240,7 @@ impl Config {
             worker_name: args.worker_name,
         };
         Ok(Self {
-            etcd: Settings { endpoints, cluster },
+            etcd: Settings { endpoints, cluster, tls },
             listen,
             admin,
             log_format: log_format.map_err(|error: String| value("log-format", &error))?,
@@ -281,6 +296,10 @@ impl Args {
         Self {
             config: self.config,
             etcd: self.etcd.or(file.etcd),
+            etcd_ca: self.etcd_ca.or(file.etcd_ca),
+            etcd_cert: self.etcd_cert.or(file.etcd_cert),
+            etcd_key: self.etcd_key.or(file.etcd_key),
+            etcd_name: self.etcd_name.or(file.etcd_name),
             cluster: self.cluster.or(file.cluster),
             listen: self.listen.or(file.listen),
             admin: self.admin.or(file.admin),

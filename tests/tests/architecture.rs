@@ -12,7 +12,7 @@ use tests::repository;
 const EDGES: [(&str, &[&str]); 13] = [
     ("bench", &["proto"]),
     ("cli", &["bench", "manifest", "proto", "tls"]),
-    ("cluster", &["manifest"]),
+    ("cluster", &["manifest", "tls"]),
     ("gateway", &["cluster", "proto", "telemetry", "tls"]),
     ("manifest", &[]),
     ("model", &["manifest", "torch-ext"]),

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Parser;
-use cluster::{Name, Settings, WorkerId};
+use cluster::{Name, Settings, Tls, WorkerId};
 use model::{Device, Precision};
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
@@ -39,9 +39,23 @@ struct Args {
     /// Name of this worker, unique in the cluster [default: random]
     #[arg(long, env = "BEIGE_ID", value_name = "NAME")]
     id: Option<String>,
-    /// Members of etcd, host:port or <http://host:port>; without them the worker is registered nowhere
+    /// Members of etcd: host:port, <http://host:port> or <https://host:port>; without them the worker is registered
+    /// nowhere
     #[arg(long, env = "BEIGE_ETCD", value_delimiter = ',', value_name = "URL")]
     etcd: Option<Vec<String>>,
+    /// Authorities, in PEM: etcd is reached over TLS, and must show a certificate of one of them [default: none where
+    /// etcd is reached in the clear, those that the system trusts for <https://host:port>]
+    #[arg(long, env = "BEIGE_ETCD_CA", value_name = "FILE")]
+    etcd_ca: Option<PathBuf>,
+    /// The certificate that etcd is shown, in PEM
+    #[arg(long, env = "BEIGE_ETCD_CERT", value_name = "FILE")]
+    etcd_cert: Option<PathBuf>,
+    /// Its private key, in PEM
+    #[arg(long, env = "BEIGE_ETCD_KEY", value_name = "FILE")]
+    etcd_key: Option<PathBuf>,
+    /// The name that the certificate of every member of etcd has [default: the host of its endpoint]
+    #[arg(long, env = "BEIGE_ETCD_NAME", value_name = "NAME")]
+    etcd_name: Option<String>,
     /// The cluster to be part of [default: default]
     #[arg(long, env = "BEIGE_CLUSTER", value_name = "NAME")]
     cluster: Option<String>,
@@ -251,10 +265,12 @@ impl Config {
         if matches!(batch_tokens, BatchTokens::Fixed(tokens) if tokens.get() > limits.tokens) {
             return Err(value("batch-tokens", "it is above max-queued-tokens, so no batch could be filled"));
         }
+        let etcd_tls = Tls::of(args.etcd_ca, args.etcd_cert, args.etcd_key, args.etcd_name)
+            .map_err(|error| value("etcd-cert", error))?;
         let halves = NonZeroUsize::new(cores.get() / 2).unwrap_or(NonZeroUsize::MIN);
         Ok(Self {
             id: id(args.id)?,
-            etcd: etcd(args.etcd, args.cluster.as_deref())?,
+            etcd: etcd(args.etcd, args.cluster.as_deref(), etcd_tls)?,
             listen,
             advertise: args.advertise,
             admin,
@@ -285,6 +301,10 @@ impl Args {
             config: self.config,
             id: self.id.or(file.id),
             etcd: self.etcd.or(file.etcd),
+            etcd_ca: self.etcd_ca.or(file.etcd_ca),
+            etcd_cert: self.etcd_cert.or(file.etcd_cert),
+            etcd_key: self.etcd_key.or(file.etcd_key),
+            etcd_name: self.etcd_name.or(file.etcd_name),
             cluster: self.cluster.or(file.cluster),
             listen: self.listen.or(file.listen),
             advertise: self.advertise.or(file.advertise),
@@ -356,10 +376,14 @@ fn id(id: Option<String>) -> Result<WorkerId, InvalidConfig> {
     parse("id", &id)
 }
 
-fn etcd(endpoints: Option<Vec<String>>, cluster: Option<&str>) -> Result<Option<Settings>, InvalidConfig> {
+fn etcd(
+    endpoints: Option<Vec<String>>,
+    cluster: Option<&str>,
+    tls: Option<Tls>,
+) -> Result<Option<Settings>, InvalidConfig> {
     let cluster: Name = parse("cluster", cluster.unwrap_or("default"))?;
     let endpoints = endpoints.unwrap_or_default();
-    Ok((!endpoints.is_empty()).then_some(Settings { endpoints, cluster }))
+    Ok((!endpoints.is_empty()).then_some(Settings { endpoints, cluster, tls }))
 }
 
 fn models(texts: &[String]) -> Result<Vec<ModelSpec>, InvalidConfig> {

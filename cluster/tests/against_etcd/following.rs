@@ -28,7 +28,8 @@ async fn a_list_sees_what_is_there_and_a_watch_what_comes_after() {
 #[tokio::test]
 async fn two_clusters_in_one_etcd_do_not_see_each_other() {
     let server = EtcdServer::start().await;
-    let settings = |cluster| Settings { endpoints: vec![server.endpoint()], cluster: name(cluster) };
+    let settings =
+        |cluster| Settings { endpoints: vec![server.endpoint()], cluster: name(cluster), tls: None };
     // One name begins with the other, and both have a worker and a model of the same names.
     let [blue, blueish] = ["blue", "blueish"].map(|cluster| Etcd::connect(settings(cluster)).unwrap());
     let _members = [

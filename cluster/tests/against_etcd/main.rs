@@ -16,6 +16,7 @@ mod lost_leases;
 mod members_down;
 mod outages;
 mod registration;
+mod secured;
 mod silence;
 mod slow;
 mod swaps;
@@ -50,7 +51,7 @@ fn id(text: &str) -> WorkerId {
 }
 
 fn connect_to(endpoints: Vec<String>) -> Etcd {
-    Etcd::connect(Settings { endpoints, cluster: name("test") }).unwrap()
+    Etcd::connect(Settings { endpoints, cluster: name("test"), tls: None }).unwrap()
 }
 
 fn connect(server: &EtcdServer) -> Etcd {

@@ -60,6 +60,7 @@ fn what_is_wrong_is_named() {
     refused(&["--max-text-bytes", "2", "--max-message-bytes", "1"], "max-text-bytes");
     refused(&["--listen", "127.0.0.1:7", "--admin", "127.0.0.1:7"], "same address");
     refused(&["--default-deadline", "0s"], "default-deadline");
+    refused(&["--etcd-ca", "ca.pem", "--etcd-key", "a.key"], "etcd-cert and etcd-key");
     refused(&["--tls-cert", "a.pem"], "tls-cert and tls-key");
     refused(&["--tls-client-ca", "a.pem"], "tls-client-ca");
     refused(&["--worker-cert", "a.pem", "--worker-key", "a.key"], "worker-ca");

@@ -120,6 +120,7 @@ fn what_is_wrong_is_named() {
     check(&["--model", "b,fast"], "model: the option \"fast\"");
     check(&["--id", "a/b"], "id: the name");
     check(&["--cluster", "a b"], "cluster: ");
+    check(&["--etcd-key", "a.key"], "etcd-cert: a certificate and its private key go together");
     check(&["--device", "gpu"], "device: ");
     check(&["--dtype", "f64"], "dtype: ");
     check(&["--log-format", "xml"], "log-format: ");
