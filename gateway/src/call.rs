@@ -22,6 +22,7 @@ use crate::checkpoint::Digest;
 use crate::error::{CallError, Defect};
 use crate::estimate::{self, Estimates};
 use crate::fleet::Fleet;
+use crate::hedge::Hedges;
 use crate::keys::CallerKey;
 use crate::likeness::Likeness;
 use crate::metrics::Metrics;
@@ -209,6 +210,7 @@ pub struct Dispatcher {
     /// Where it is told what answers say of names.
     pub(crate) gossip: Gossip,
     pub(crate) budget: Budget,
+    pub(crate) hedges: Hedges,
     estimates: Estimates,
 }
 
@@ -231,6 +233,7 @@ impl Dispatcher {
             trials: Trials::default(),
             gossip,
             budget: Budget::default(),
+            hedges: Hedges::default(),
             estimates: Estimates::default(),
         }
     }

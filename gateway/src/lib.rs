@@ -22,6 +22,7 @@ pub mod estimate;
 pub mod fleet;
 pub mod goodbye;
 pub mod guard;
+pub mod hedge;
 pub mod keys;
 pub mod likeness;
 pub mod link;

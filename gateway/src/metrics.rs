@@ -37,6 +37,7 @@ pub struct Metrics {
     keys: Family<[Named; 2], Counter>,
     key_tokens: Family<[Named; 1], Counter>,
     ejections: Family<[Label; 1], Counter>,
+    hedges: Family<[Label; 1], Counter>,
 }
 
 impl Metrics {
@@ -55,6 +56,7 @@ impl Metrics {
             keys: Family::default(),
             key_tokens: Family::default(),
             ejections: Family::default(),
+            hedges: Family::default(),
         };
         let registry = registry.sub_registry_with_prefix("beige_gateway");
         registry.register("requests", "Calls answered, by method and code", metrics.requests.clone());
@@ -78,6 +80,8 @@ impl Metrics {
         let help =
             "Workers left out for a while because they did worse than the others, by what was the matter";
         registry.register("ejections", help, metrics.ejections.clone());
+        let help = "Small calls that a second worker was asked for, by whose answer was taken";
+        registry.register("hedges", help, metrics.hedges.clone());
         registry.register("key_requests", "Calls answered, by API key and code", metrics.keys.clone());
         metrics
     }
@@ -123,6 +127,11 @@ impl Metrics {
     /// Counts a worker that is left out.
     pub fn ejected(&self, sickness: Sickness) {
         self.ejections.get_or_create(&[("reason", sickness.label())]).inc();
+    }
+
+    /// Counts a call that a second worker was asked for, by whose answer was `taken`.
+    pub fn hedged(&self, taken: &'static str) {
+        self.hedges.get_or_create(&[("taken", taken)]).inc();
     }
 
     /// Counts tokens of an answer.

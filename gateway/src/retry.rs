@@ -219,24 +219,32 @@ fn with_retry_info(status: Status) -> Status {
     Status::with_error_details(status.code(), status.message(), details)
 }
 
-/// Retries that may be spent on busy workers: a tenth of the shards sent, and a few to begin with.
+/// What may be spent beside what is needed: a share of what was sent, and a little to begin with.
 #[derive(Debug)]
-pub struct Budget(Mutex<f64>);
+pub struct Budget {
+    share: f64,
+    saved: Mutex<f64>,
+}
 
 impl Budget {
-    const SHARE: f64 = 0.1;
     const MOST: f64 = 100.0;
     const FIRST: f64 = 10.0;
 
-    /// Counts a shard that is sent for the first time.
-    pub fn earn(&self) {
-        let mut saved = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *saved = (*saved + Self::SHARE).min(Self::MOST);
+    /// A budget of this share.
+    #[must_use]
+    pub fn of(share: f64) -> Self {
+        Self { share, saved: Mutex::new(Self::FIRST) }
     }
 
-    /// Takes one retry; `false` where none is left.
+    /// Counts what is sent for the first time.
+    pub fn earn(&self) {
+        let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
+        *saved = (*saved + self.share).min(Self::MOST);
+    }
+
+    /// Takes one; `false` where none is left.
     pub fn spend(&self) -> bool {
-        let mut saved = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
         let enough = *saved >= 1.0;
         if enough {
             *saved -= 1.0;
@@ -245,9 +253,10 @@ impl Budget {
     }
 }
 
+/// Retries that may be spent on busy workers: a tenth of the shards.
 impl Default for Budget {
     fn default() -> Self {
-        Self(Mutex::new(Self::FIRST))
+        Self::of(0.1)
     }
 }
 

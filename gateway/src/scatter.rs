@@ -15,11 +15,13 @@ use tokio::time::{self, Instant};
 use crate::call::{Call, Caller, Dispatcher, Order, Work};
 use crate::choice::{self, Choice, Share, Tried};
 use crate::error::CallError;
+use crate::hedge;
 use crate::link::Link;
 use crate::pinning;
 use crate::resolve::{self, Pin};
 use crate::retry::{Elsewhere, Failure, Patience, Tries};
 use crate::split::{self, Piece};
+use crate::wire::Class;
 
 /// Shards of one call that a worker is given at a time, on average: enough to batch well.
 const SHARDS_PER_WORKER: usize = 4;
@@ -74,12 +76,19 @@ impl Dispatcher {
         piece: &Piece,
         share: Share,
     ) -> Result<W::Part, CallError> {
-        let &Call { work: _, pin, caller, costs: _ } = call;
+        let &Call { work, pin, caller, costs: _ } = call;
         self.budget.earn();
         let (mut tries, mut avoided) = (Tries::default(), Tried::default());
         loop {
             let link = self.worker(call, &avoided, piece.tokens, (share, &tries)).await?;
-            let failure = match self.ask(call, piece, &link).await {
+            let urgent = work.terms().class == Class::Interactive && caller.patience == Patience::Refuse;
+            let small = share == Share::Whole && piece.tokens <= hedge::LARGEST;
+            let asked = if W::TRIED && urgent && small && tries.fresh() {
+                self.ask_in_time(call, piece, &link).await
+            } else {
+                self.ask(call, piece, &link).await
+            };
+            let failure = match asked {
                 Ok(part) => return Ok(part),
                 Err(failure) => failure,
             };

@@ -7,6 +7,7 @@ mod support;
 mod a_call_that_is_given_up_holds_nothing;
 mod a_client_never_sees_an_older_epoch;
 mod a_dying_worker_fails_no_call;
+mod a_late_small_call_is_asked_for_twice;
 mod a_missing_checkpoint_is_retried_unseen;
 mod a_part_of_the_callers_try_a_checkpoint;
 mod a_retired_checkpoint_is_left_unseen;
