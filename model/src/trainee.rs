@@ -193,14 +193,14 @@ impl Trainee {
         Ok(hidden.padded(&weights, 0..width)?.f_squeeze_dim(2)?)
     }
 
-    /// A vector per token behind the first, length 1, `[sequences, width - 1, hidden]` in the batch's order; zeros
-    /// behind a sequence's end.
+    /// A vector per token behind the first, not normalised, `[sequences, width - 1, hidden]` in the batch's order;
+    /// zeros behind a sequence's end.
     ///
     /// # Errors
     /// [`RunError::Failed`] where its task is not [`Task::Unified`].
     pub fn token_vectors(&self, hidden: &Hidden, width: usize) -> Result<Tensor, RunError> {
         let Heads::Unified { multi, .. } = &self.heads else { return Err(not_its_task("has token vectors")) };
-        let vectors = normalized(&multi.forward(&hidden.vectors, Activation::None)?)?; // [tokens, hidden]
+        let vectors = multi.forward(&hidden.vectors, Activation::None)?; // [tokens, hidden]
         hidden.padded(&vectors, 1..width)
     }
 

@@ -100,15 +100,16 @@ impl Objective {
         let sequences: Vec<&Sequence> = side.sequences.iter().collect();
         let hidden = model.hidden(&sequences, side.laying(self.layout), dropout)?;
         let rows = model.pooled(&hidden, self.pooling)?;
-        let tokens = match self.unified {
-            None => None,
-            Some(_) => Some(Tokens {
-                ids: sequences.iter().map(|sequence| sequence.ids.clone()).collect(),
-                weights: model.token_weights(&hidden, side.width)?,
-                vectors: model.token_vectors(&hidden, side.width)?,
-            }),
+        if self.unified.is_none() {
+            return Ok(Embedded { rows, tokens: None });
+        }
+        let vectors = model.token_vectors(&hidden, side.width)?;
+        let tokens = Tokens {
+            ids: sequences.iter().map(|sequence| sequence.ids.clone()).collect(),
+            weights: model.token_weights(&hidden, side.width)?,
+            vectors: if self.normalize { normalized(&vectors)? } else { vectors },
         };
-        Ok(Embedded { rows, tokens })
+        Ok(Embedded { rows, tokens: Some(tokens) })
     }
 
     /// The loss of rank `own`.

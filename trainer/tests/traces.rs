@@ -18,8 +18,9 @@ fn checkpoints() -> PathBuf {
 fn traces(root: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(root) else { return Vec::new() };
     let is_trace = |dir: &PathBuf| {
+        let hidden = dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
         // Pre-training has traces of its own kind.
-        dir.join("hyperparameters.json").exists() && dir.join("samples_rank0.jsonl").exists()
+        !hidden && dir.join("hyperparameters.json").exists() && dir.join("samples_rank0.jsonl").exists()
     };
     let mut found: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).filter(is_trace).collect();
     found.sort();
@@ -29,10 +30,71 @@ fn traces(root: &Path) -> Vec<PathBuf> {
 #[track_caller]
 fn check(dir: &Path) {
     // The reference ran on one thread: sums are in its order.
-    model::prepare(model::Device::Cpu, 1).unwrap();
+    model::set_threads(1);
     let report = replay(dir, &Places { checkpoints: Some(checkpoints()), ..Places::default() }).unwrap();
     assert!(report.holds(), "{}\n{report}", dir.display());
     assert!(report.rows.iter().any(|row| row.compared > 2), "{report}");
+}
+
+fn recorded() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/traces")
+}
+
+/// `tests/reference/traces.py` records them.
+#[test]
+fn recorded_traces_come_out_the_same() {
+    let traces = traces(&recorded());
+    assert_eq!(traces.len(), 6);
+    for dir in traces {
+        check(&dir);
+    }
+}
+
+/// A trace like `crossdev-kd`, beside it, with a text of its settings replaced.
+fn altered(from: &str, to: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir_in(recorded()).unwrap();
+    for entry in fs::read_dir(recorded().join("crossdev-kd")).unwrap().map(Result::unwrap) {
+        fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
+    }
+    let path = dir.path().join("hyperparameters.json");
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains(from), "{from}");
+    fs::write(path, text.replace(from, to)).unwrap();
+    dir
+}
+
+#[test]
+fn another_run_is_told_from_the_recorded_one() {
+    for (from, to, row) in [
+        ("\"temperature\": 0.05", "\"temperature\": 0.051", "loss of step 0"),
+        ("\"kd_loss_type\": \"kl_div\"", "\"kd_loss_type\": \"m3_kd_loss\"", "loss of step 0"),
+        ("\"adam_beta2\": 0.999", "\"adam_beta2\": 0.99", "losses"),
+        ("\"max_grad_norm\": 1.0", "\"max_grad_norm\": 5.0", "losses"),
+        ("\"learning_rate\": 0.001", "\"learning_rate\": 0.002", "learning rates"),
+        ("\"seed\": 42", "\"seed\": 43", "samples rebuilt"),
+        ("\"passage_max_len\": 32", "\"passage_max_len\": 20", "token batches rebuilt"),
+    ] {
+        let dir = altered(from, to);
+        let report = replay(dir.path(), &Places::default()).unwrap();
+        let wrong: Vec<&str> = report.rows.iter().filter(|row| !row.holds()).map(|row| row.what).collect();
+        assert!(wrong.contains(&row) && !report.holds(), "{to}\n{report}");
+    }
+}
+
+#[test]
+fn settings_that_are_not_known_are_refused_by_name() {
+    for (from, to, name) in [
+        ("\"temperature\"", "\"temper\"", "temper"),
+        ("\"fp16\": false", "\"fp16\": true", "fp16"),
+        ("adamw_torch_fused", "adafactor", "adafactor"),
+        ("\"kl_div\"", "\"other_loss\"", "other_loss"),
+        ("\"cls\"", "\"max\"", "sentence_pooling_method max"),
+        ("\"initial_model_sha256\": \"", "\"initial_model_sha256\": \"0", "model.safetensors"),
+    ] {
+        let dir = altered(from, to);
+        let sentence = replay(dir.path(), &Places::default()).unwrap_err().to_string();
+        assert!(sentence.contains(name), "{sentence}");
+    }
 }
 
 /// Larger traces, which not every checkout has beside it.

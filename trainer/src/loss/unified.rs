@@ -21,7 +21,7 @@ pub struct Tokens {
     pub ids: Vec<Vec<u32>>,
     /// At least 0; 0 behind a sequence's end, `[n, width]`.
     pub weights: Tensor,
-    /// Behind the first token, of length 1; zeros behind a sequence's end, `[n, width - 1, dimensions]`.
+    /// Behind the first token; zeros behind a sequence's end, `[n, width - 1, dimensions]`.
     pub vectors: Tensor,
 }
 
