@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor build up demo test test-etcd bench check check-rust check-deny check-python clean
+.PHONY: help setup doctor build up demo test test-etcd test-stores bench check check-rust check-deny check-python clean
 
 cache := $(or $(BEIGE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/beige)
 checks := $(cache)/python/checks/bin
@@ -48,6 +48,10 @@ test-etcd: setup ## run the tests of the etcd layer against this machine's etcd 
 	$(etcd_tests)
 	$(with_current_etcd) $(etcd_tests)
 
+test-stores: setup ## run the tests of the checkpoint store against MinIO and fake-gcs-server
+	@scripts/setup --quiet --only minio,fake-gcs
+	PATH="$(cache)/bin:$$PATH" cargo test --locked -p store --features servers --test behaviour
+
 bench: setup ## measure Beige beside its peers on this machine
 	cargo build $(services) -p model -p bench --bins --examples
 	@bench/run
@@ -56,7 +60,7 @@ check: check-rust check-deny check-python ## run what continuous integration ref
 
 check-rust: setup ## check the format, the lints and the documentation
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo clippy --workspace --all-targets --features store/servers --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked
 
 check-deny: ## check which crates may come in, their licences and where they come from

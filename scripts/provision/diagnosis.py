@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from . import checks, etcd, libtorch, model, packages
+from . import checks, libtorch, model, packages
+from .golang import ETCD, FAKE_GCS, MINIO
 from .places import Places
 from .tools import CARGO_DENY, PROTOX
 
@@ -230,7 +231,8 @@ def default_model(places: Places) -> Finding:
 def check_tools(places: Places) -> list[Finding]:
     deny = CARGO_DENY.version if CARGO_DENY.is_here(places) else None
     tools = ", ".join(checks.PYTHON_TOOLS) if checks.has_python_checks(places) else None
-    newer = etcd.version(places) if etcd.is_here(places) else None
+    newer = ETCD.version(places) if ETCD.is_here(places) else None
+    stores = [it.name for it in (MINIO, FAKE_GCS) if it.is_here(places)]
     return [
         present("cargo-deny", deny, "scripts/setup --also cargo-deny", State.OPTIONAL),
         present(
@@ -240,6 +242,12 @@ def check_tools(places: Places) -> list[Finding]:
             "current etcd",
             newer,
             "install Go; scripts/setup --also etcd-current",
+            State.OPTIONAL,
+        ),
+        present(
+            "object stores",
+            ", ".join(stores) or None,
+            "install Go; scripts/setup --also minio,fake-gcs",
             State.OPTIONAL,
         ),
     ]

@@ -9,8 +9,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from provision import etcd, libtorch, model, pins, wheels
+from provision import libtorch, model, pins, wheels
 from provision.command import reason, run
+from provision.golang import ETCD, MINIO
 from provision.places import Places, cache_directory, own_libtorch
 from provision.step import Refusal
 
@@ -175,18 +176,19 @@ def test_a_current_etcd_is_the_one_that_go_mod_pins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     places = places_in(tmp_path)
-    etcd.source(places).mkdir(parents=True)
-    pin = etcd.source(places) / "go.mod"
+    ETCD.source(places).mkdir(parents=True)
+    pin = ETCD.source(places) / "go.mod"
     pin.write_text("module m\n\nrequire go.etcd.io/etcd/server/v3 v3.9.1\n")
     places.tools.mkdir(parents=True)
     (places.tools / "etcd-3.9.1").touch()
-    etcd.entry(places).symlink_to("etcd-3.9.1")
-    assert etcd.is_here(places)
+    ETCD.entry(places).symlink_to("etcd-3.9.1")
+    assert ETCD.is_here(places)
     pin.write_text("module m\n\nrequire go.etcd.io/etcd/server/v3 v3.9.2\n")
-    assert not etcd.is_here(places)
+    assert not ETCD.is_here(places)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(Refusal, match="there is no go on PATH"):
-        etcd.build(places)
+    for program in (ETCD, MINIO):
+        with pytest.raises(Refusal, match="there is no go on PATH to build "):
+            program.build(places)
 
 
 def test_a_failed_program_is_told_in_one_sentence() -> None:

@@ -7,4 +7,6 @@ mod a_checkpoint_goes_in_and_comes_out;
 mod a_download_goes_on;
 mod a_full_disk_is_named;
 mod over_s3;
+#[cfg(feature = "servers")]
+mod over_servers;
 mod support;
