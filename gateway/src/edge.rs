@@ -30,6 +30,12 @@ use crate::keys::{CallerKey, Keys, Unauthorized};
 use crate::method::{Method, Shape};
 use crate::metrics::Metrics;
 use crate::status::{self, canonical, leaving};
+use crate::wire::{Fault, InvalidRequest};
+
+/// Bytes of the headers of a call.
+pub const HEADER_BYTES: u32 = 16 << 10;
+/// What HTTP/2 counts for each header beside its name and value.
+const PER_HEADER: usize = 32;
 
 /// What the edge needs to know.
 #[derive(Clone, Debug)]
@@ -60,6 +66,19 @@ impl Edge {
         }
         admitted
     }
+}
+
+/// Whether headers are of a size that is taken, as HTTP/2 counts it.
+///
+/// # Errors
+/// Where they are not.
+fn measure(headers: &HeaderMap) -> Result<(), InvalidRequest> {
+    let bytes = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + PER_HEADER).sum();
+    let max = HEADER_BYTES as usize;
+    if bytes <= max {
+        return Ok(());
+    }
+    Err(InvalidRequest { field: "metadata".to_owned(), fault: Fault::TooLong { bytes, max } })
 }
 
 fn peer(extensions: &Extensions) -> String {
@@ -109,6 +128,10 @@ where
         let span = span(method.name, request.headers());
         let mut tally = Tally::begin(&edge, method.name, arrived, span.clone());
         let answering = async move {
+            if let Err(large) = measure(request.headers()) {
+                edge.metrics.oversized();
+                return Ok(tally.refuse(CallError::from(large).into()));
+            }
             match edge.admit(&mut request, &method) {
                 Ok(key) => tally.charge(key),
                 Err(unauthorized) => return Ok(tally.refuse(unauthorized.into())),

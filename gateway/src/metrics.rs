@@ -68,7 +68,11 @@ impl Metrics {
             "Shards sent again, by what became of them before",
             metrics.retries.clone(),
         );
-        registry.register("refused", "Calls refused for want of room or time", metrics.refused.clone());
+        registry.register(
+            "refused",
+            "Calls refused for want of room, time or quota, or for the size of their headers",
+            metrics.refused.clone(),
+        );
         let help = "Calls begun anew because their checkpoint was retired before they were answered";
         registry.register("restarts", help, metrics.restarted.clone());
         let help = "Copies of calls for a checkpoint on trial, by what became of them";
@@ -122,6 +126,11 @@ impl Metrics {
             Unauthorized::Denied { .. } => "denied",
         };
         self.unauthorized.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    /// Counts a call whose headers are too large.
+    pub fn oversized(&self) {
+        self.refused.get_or_create(&[("reason", "headers")]).inc();
     }
 
     /// Counts a worker that is left out.

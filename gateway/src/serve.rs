@@ -23,7 +23,7 @@ use crate::admit::Ledger;
 use crate::call::Dispatcher;
 use crate::config::Serving;
 use crate::drain::{Arrivals, Ending, Steps};
-use crate::edge::{Edge, EdgeLayer};
+use crate::edge::{self, Edge, EdgeLayer};
 use crate::fleet::Fleet;
 use crate::guard::Guard;
 use crate::metrics::{Metrics, Readings};
@@ -40,8 +40,9 @@ const OPEN_CALLS: u32 = 1024;
 const TAKEN_BACK: usize = OPEN_CALLS as usize;
 /// Calls in which a caller may break the protocol, likewise.
 const BROKEN: usize = 1024;
-/// Bytes of the headers of a call.
-const HEADER_BYTES: u32 = 16 << 10;
+/// Bytes of the headers of a call beyond which HTTP/2 itself refuses it, before anything here could say why. The
+/// [edge](crate::edge) allows a quarter of it.
+const HEADER_BYTES: u32 = 4 * edge::HEADER_BYTES;
 /// Room for requests on their way: of one call, and of all of a connection.
 const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;

@@ -87,8 +87,10 @@ impl stream::Stream for Door {
                 return Poll::Pending;
             }
             let Some(arrival) = ready!(self.poll_arrival(cx)) else { continue };
-            let Some(tls) = self.tls.clone() else { return Poll::Ready(Some(Ok(arrival.into()))) };
             let refusals = self.refusals.clone();
+            let Some(tls) = self.tls.clone() else {
+                return Poll::Ready(Some(Ok(Stream::plain(arrival, refusals))));
+            };
             self.handshakes.spawn(shake(arrival, tls, refusals));
         }
     }
@@ -102,7 +104,7 @@ async fn shake(stream: TcpStream, tls: Arc<Server>, refusals: Refusals) -> Optio
         TlsAcceptor::from(config).accept(stream).await
     };
     let (reason, error) = match time::timeout(HANDSHAKE, handshake).await {
-        Ok(Ok(stream)) => return Some(stream.into()),
+        Ok(Ok(stream)) => return Some(Stream::secured(stream, refusals)),
         Ok(Err(error)) => (Reason::of(&error), error),
         Err(slow) => (Reason::Slow, slow.into()),
     };

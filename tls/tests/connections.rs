@@ -217,6 +217,17 @@ async fn many_who_say_nothing_keep_nobody_out_for_long() {
     house.until_refused(Reason::Slow).await;
 }
 
+#[tokio::test]
+async fn whoever_connects_and_says_nothing_is_cut_off() {
+    let plain = House::open(None).await;
+    let mut silent = TcpStream::connect(plain.address).await.unwrap();
+    silent.write_all(b"PRI * HTTP/2.0").await.unwrap();
+    plain.until_refused(Reason::Slow).await;
+    let ended = time::timeout(Duration::from_secs(30), silent.read_to_end(&mut Vec::new())).await;
+    ended.expect("the connection is closed").ok();
+    plain.ask(&Dialer::default()).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn certificates_change_under_load_without_a_failed_call() {
     let town = Town::new();

@@ -19,6 +19,7 @@ mod calls_are_copied_for_comparison;
 mod deadlines_are_kept;
 mod ending_fails_no_call;
 mod keys_have_quotas;
+mod limits_are_held;
 mod names_are_learnt_from_workers;
 mod only_known_keys_are_let_in;
 mod order_is_kept_over_workers;

@@ -1,6 +1,7 @@
 //! What the tests hold at both ends: workers that do as they are told, and a cluster that is what a test says.
 
 pub(crate) mod certificates;
+pub(crate) mod frames;
 pub(crate) mod gateway;
 pub(crate) mod keys;
 pub(crate) mod log;
