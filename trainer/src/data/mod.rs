@@ -10,6 +10,7 @@ mod jsonl;
 mod numpy;
 mod order;
 mod python;
+mod stream;
 
 pub use collate::Collator;
 pub use corpus::{Corpus, Part, files};
@@ -18,3 +19,4 @@ pub use jsonl::{Example, JsonLines};
 pub use numpy::Generator;
 pub use order::{BySet, Mixed, Rest, Round, Set};
 pub use python::Random;
+pub use stream::{Micro, Order, Position, Reading, Stream};

@@ -13,8 +13,8 @@ use super::hyperparameters::{Hyperparameters, RunKind};
 use super::report::Row;
 use super::source::Source;
 use crate::data::{
-    BySet, Collator, Corpus, Custom, Drawing, Group, Mixed, Part, Random, Reader, Rest, Set, Taught, Wording,
-    files,
+    BySet, Collator, Corpus, Custom, Drawing, Group, Micro, Mixed, Order, Part, Random, Reader, Reading,
+    Rest, Set, Stream, Taught, Wording, files,
 };
 use crate::error::TrainError;
 use crate::objective::Side;
@@ -32,14 +32,6 @@ struct Sample {
     pairs: Option<Vec<Vec<u32>>>,
     teacher: Option<Vec<f64>>,
     no_in_batch_neg_flag: Option<bool>,
-}
-
-/// What a rank fetched at once: an example, or where batches are of one file a batch.
-#[derive(Debug)]
-struct Fetched {
-    index: Option<usize>,
-    groups: Vec<Group>,
-    own_group: bool,
 }
 
 /// Rebuilds every rank's samples and batches and counts those that are not as recorded.
@@ -155,18 +147,30 @@ impl Rebuilt<'_> {
         let mut tokens = Row::new("token batches rebuilt", Some(0.0));
         for (rank, (recorded, batches)) in recorded.iter().zip(batches).enumerate() {
             let fetched = self.fetch(rank, recorded.len())?;
-            for (at, sample) in recorded.iter().enumerate() {
-                let same = fetched.get(at).map_or(Ok(false), |fetched| self.is_same(fetched, sample))?;
-                samples.count(same, || format!("rank {rank}, sample {at}"));
+            let by_sample = fetched.iter().flat_map(|micro| self.samples(micro));
+            for (at, (found, sample)) in by_sample.zip(recorded).enumerate() {
+                samples.count(self.is_same(&found, sample)?, || format!("rank {rank}, sample {at}"));
             }
             let Some(collator) = self.collator else { continue };
-            let per_batch = if self.by_file() { 1 } else { self.settings.batch_size() };
-            for (at, (fetched, batch)) in fetched.chunks(per_batch.max(1)).zip(batches).enumerate() {
-                let same = self.collates(collator, fetched, batch)?;
+            for (at, (micro, batch)) in fetched.iter().zip(batches).enumerate() {
+                let same = self.collates(collator, micro, batch)?;
                 tokens.count(same, || format!("rank {rank}, micro step {at}"));
             }
         }
         Ok([samples, tokens])
+    }
+
+    /// A micro step as the record has it: an example a line, or where batches are of one file a batch a line.
+    fn samples(&self, micro: &Micro) -> Vec<Micro> {
+        if self.by_file() {
+            return vec![micro.clone()];
+        }
+        let one = |(&example, group): (&usize, &Group)| Micro {
+            examples: vec![example],
+            groups: vec![group.clone()],
+            own_group: micro.own_group,
+        };
+        micro.examples.iter().zip(&micro.groups).map(one).collect()
     }
 
     fn by_file(&self) -> bool {
@@ -198,89 +202,41 @@ impl Rebuilt<'_> {
         }
     }
 
-    /// The first `count` samples of a rank.
-    fn fetch(&self, rank: usize, count: usize) -> Result<Vec<Fetched>, TrainError> {
-        let seed = self.settings.training.seed;
-        let mut loading = Random::new(seed);
-        let most = self.settings.data.max_example_num_per_dataset;
+    /// A rank's stream of `count` samples: micro steps, of which each holds one or more.
+    fn fetch(&self, rank: usize, count: usize) -> Result<Vec<Micro>, TrainError> {
+        let mut stream = self.stream(rank)?;
+        let mut fetched = Vec::new();
+        let mut samples = 0;
+        while samples < count {
+            let micro = stream.read()?;
+            samples += if self.by_file() { 1 } else { micro.examples.len() };
+            fetched.push(micro);
+        }
+        Ok(fetched)
+    }
+
+    fn stream(&self, rank: usize) -> Result<Stream, TrainError> {
+        let Hyperparameters { data, training, world_size: ranks, .. } = self.settings;
+        let mut loading = Random::new(training.seed);
+        let most = data.max_example_num_per_dataset;
         let mut parts = Vec::new();
         for named in &self.order {
             let of_name = named.files.iter().map(|path| Part::open(path, most, &mut loading));
             parts.push(of_name.collect::<Result<Vec<_>, _>>()?);
         }
-        // Training seeds the stream anew.
-        let mut random = Random::new(seed);
-        if self.by_file() {
-            self.fetch_by_file(parts, rank, count, &mut random)
+        let (corpus, order) = if self.by_file() {
+            let (sets, corpus) = self.sets(parts)?;
+            (corpus, Order::BySet(BySet::new(sets, *ranks, training.seed)))
         } else {
-            self.fetch_mixed(&parts, rank, count, &mut random)
-        }
-    }
-
-    fn fetch_mixed(
-        &self,
-        parts: &[Vec<Part>],
-        rank: usize,
-        count: usize,
-        random: &mut Random,
-    ) -> Result<Vec<Fetched>, TrainError> {
-        let (corpus, drawing) = (Corpus::new(parts.concat()), self.drawing());
-        let training = &self.settings.training;
-        let mixed = Mixed {
-            examples: corpus.len(),
-            batch: self.settings.batch_size(),
-            ranks: self.settings.world_size,
-            rest: if training.dataloader_drop_last { Rest::Dropped } else { Rest::Filled },
-            seed: training.data_seed.unwrap_or(training.seed),
+            let corpus = Corpus::new(parts.concat());
+            let rest = if training.dataloader_drop_last { Rest::Dropped } else { Rest::Filled };
+            let (examples, seed) = (corpus.len(), training.data_seed.unwrap_or(training.seed));
+            let mixed = Mixed { examples, batch: self.settings.batch_size(), ranks: *ranks, rest, seed };
+            (corpus, Order::Mixed(mixed))
         };
-        let mut fetched = Vec::with_capacity(count);
-        let mut epoch = 0;
-        while fetched.len() < count {
-            let batches = mixed.epoch(epoch, rank)?;
-            epoch += 1;
-            if batches.is_empty() {
-                break;
-            }
-            for index in batches.concat().into_iter().take(count - fetched.len()) {
-                let size = self.settings.data.train_group_size;
-                let group = drawing.draw(&corpus.read(index)?, size, random);
-                let group = group.map_err(|unfit| corpus.fault(index, unfit))?;
-                fetched.push(Fetched { index: Some(index), groups: vec![group], own_group: false });
-            }
-        }
-        Ok(fetched)
-    }
-
-    fn fetch_by_file(
-        &self,
-        parts: Vec<Vec<Part>>,
-        rank: usize,
-        count: usize,
-        random: &mut Random,
-    ) -> Result<Vec<Fetched>, TrainError> {
-        let (sets, corpus) = self.sets(parts)?;
-        let drawing = self.drawing();
-        let ranks = self.settings.world_size;
-        let mut by_set = BySet::new(sets, ranks, self.settings.training.seed);
-        let mut fetched = Vec::with_capacity(count);
-        while fetched.len() < count {
-            let rounds = by_set.epoch();
-            if rounds.is_empty() {
-                break;
-            }
-            for round in rounds.into_iter().take(count - fetched.len()) {
-                let own = round.of(rank, ranks);
-                let examples = own.iter().map(|&index| corpus.read(index)).collect::<Result<Vec<_>, _>>()?;
-                let first = examples.first().cloned().unwrap_or_default();
-                let size = first.group_size(self.settings.data.train_group_size);
-                let groups = own.iter().zip(&examples).map(|(&index, example)| {
-                    drawing.draw(example, size, random).map_err(|unfit| corpus.fault(index, unfit))
-                });
-                let groups = groups.collect::<Result<Vec<_>, _>>()?;
-                fetched.push(Fetched { index: None, groups, own_group: round.own_group });
-            }
-        }
-        Ok(fetched)
+        // Training seeds anew what loading drew from.
+        let reading = Reading { rank, ranks: *ranks, group_size: data.train_group_size, seed: training.seed };
+        Stream::new(corpus, self.drawing(), order, reading)
     }
 
     /// Files as sets of their own, small ones of a directory together.
@@ -315,7 +271,7 @@ impl Rebuilt<'_> {
         Ok((sets, Corpus::new(kept)))
     }
 
-    fn is_same(&self, fetched: &Fetched, sample: &Sample) -> Result<bool, TrainError> {
+    fn is_same(&self, fetched: &Micro, sample: &Sample) -> Result<bool, TrainError> {
         let queries: Vec<&String> = fetched.groups.iter().map(|group| &group.query).collect();
         let passages: Vec<&String> = fetched.groups.iter().flat_map(|group| &group.passages).collect();
         let recorded = sample.queries.as_deref().or(sample.query.as_ref().map(std::slice::from_ref));
@@ -329,22 +285,17 @@ impl Rebuilt<'_> {
             _ => true,
         };
         let teacher = scores(&fetched.groups);
-        let index = sample.index.is_none() || sample.index == fetched.index;
+        let index = sample.index.is_none_or(|index| fetched.examples == [index]);
         let own_group = sample.no_in_batch_neg_flag.is_none_or(|flag| flag == fetched.own_group);
         Ok(index && texts && pairs && own_group && same_scores(teacher.as_ref(), sample.teacher.as_ref()))
     }
 
-    fn collates(
-        &self,
-        collator: &Collator,
-        fetched: &[Fetched],
-        batch: &Recorded,
-    ) -> Result<bool, TrainError> {
-        let groups: Vec<Group> = fetched.iter().flat_map(|fetched| fetched.groups.clone()).collect();
-        let teacher = scores(&groups);
+    fn collates(&self, collator: &Collator, micro: &Micro, batch: &Recorded) -> Result<bool, TrainError> {
+        let groups = &micro.groups;
+        let teacher = scores(groups);
         match batch {
             Recorded::Pairs { pairs: recorded, teacher: scores } => {
-                let found = pairs(collator, &groups)?;
+                let found = pairs(collator, groups)?;
                 Ok(found == *recorded && same_scores(teacher.as_ref(), scores.as_ref()))
             }
             Recorded::Texts(texts) => {

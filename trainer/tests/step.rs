@@ -1,0 +1,205 @@
+//! A micro step's gradient does not depend on how it is made: in chunks or at once, on one rank or on several.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::thread::Builder;
+use std::time::Duration;
+
+use model::{Device, Dropout, Pooling, Sequence, Task, Trainee};
+use tch::Tensor;
+use torch_ext::{Group, Seat, Store};
+use trainer::collective::{Alone, Collective};
+use trainer::loss::{Contrast, Distillation, GradientScale, Negatives};
+use trainer::objective::{Batch, Objective, Padding, Side};
+use trainer::step::{Moment, Pairs, Settings, Step, sum_gradients};
+
+const MOMENT: Moment = Moment { micro_step: 3, accumulated: 2, teach: true };
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One test at a time: dropout is drawn from the process's generator, which every step seeds.
+static GENERATOR: Mutex<()> = Mutex::new(());
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(name)
+}
+
+fn model(unified: bool) -> Trainee {
+    let dir = golden(if unified { "traces/models/xlmr-m3" } else { "checkpoints/xlmr-cls" });
+    let task = if unified { Task::Unified } else { Task::Dense };
+    Trainee::load(&dir.join("config.json"), &dir, task, Device::Cpu).unwrap()
+}
+
+fn objective(unified: bool, negatives: Negatives) -> Objective {
+    let distillation = Distillation::Group;
+    Objective {
+        contrast: Contrast { temperature: 0.1, negatives, distillation },
+        pooling: Pooling::Mean,
+        normalize: true,
+        dimensions: Vec::new(),
+        layout: Padding::None,
+        unified: unified.then(|| vec![0, 1, 2, 3]),
+    }
+}
+
+const PLAIN: Settings =
+    Settings { chunk: None, scale: GradientScale::Exact, dropout: Dropout::NONE, seed: 42 };
+
+/// Texts `from..` of a fixed row of them, of many lengths.
+fn side(kind: u32, range: std::ops::Range<u32>) -> Side {
+    let text = |n: u32| {
+        let words = (0..2 + (n * 5 + kind * 3) % 9).map(|word| 4 + (n * 31 + word * 17 + kind * 101) % 800);
+        Sequence::single(std::iter::once(0).chain(words).chain([2]).collect())
+    };
+    Side::new(range.map(text).collect())
+}
+
+/// Queries `range` of the batch with groups of two, and a teacher's scores.
+fn batch(range: std::ops::Range<u32>) -> Batch {
+    let teacher = (range.start * 2..range.end * 2).map(|n| f64::from(n % 5)).collect();
+    Batch {
+        queries: side(1, range.clone()),
+        passages: side(2, range.start * 2..range.end * 2),
+        teacher: Some(teacher),
+        own_group: false,
+    }
+}
+
+fn gradients(model: &Trainee) -> Vec<(String, Tensor)> {
+    let gradients = model.parameters().iter().map(|p| (p.name().to_owned(), p.tensor().grad()));
+    gradients.filter(|(_, gradient)| gradient.defined()).collect()
+}
+
+/// Loss and gradients of one rank on `batch`.
+fn run(
+    world: &impl Collective,
+    objective: &Objective,
+    settings: Settings,
+    batch: &Batch,
+) -> (f64, Vec<(String, Tensor)>) {
+    model::set_threads(1);
+    let model = model(objective.unified.is_some());
+    let loss = Step { model: &model, world, objective, settings }.texts(batch, &MOMENT).unwrap();
+    let found = gradients(&model);
+    let named: Vec<(&str, Tensor)> =
+        found.iter().map(|(name, g)| (name.as_str(), g.shallow_clone())).collect();
+    sum_gradients(world, &named).unwrap();
+    (loss, found)
+}
+
+#[track_caller]
+fn check_same(found: &[(String, Tensor)], expected: &[(String, Tensor)]) {
+    assert_eq!(found.len(), expected.len());
+    let norm = |tensor: &Tensor| tensor.norm().double_value(&[]);
+    let largest = expected.iter().map(|(_, tensor)| norm(tensor)).fold(0.0, f64::max);
+    for ((name, found), (_, expected)) in found.iter().zip(expected) {
+        let difference = norm(&(found - expected));
+        assert!(difference < 1e-5 * largest, "{name}: {difference} of {largest}");
+    }
+}
+
+#[test]
+fn a_cached_gradient_is_the_gradient() {
+    let _one = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+    for unified in [false, true] {
+        let objective = objective(unified, Negatives::InBatch);
+        let (loss, expected) = run(&Alone, &objective, PLAIN, &batch(0..5));
+        for chunk in [1, 3, 4] {
+            let settings = Settings { chunk: Some(chunk), ..PLAIN };
+            let (cached_loss, cached) = run(&Alone, &objective, settings, &batch(0..5));
+            assert!((cached_loss - loss).abs() < 1e-5, "{cached_loss} {loss}");
+            check_same(&cached, &expected);
+        }
+    }
+}
+
+#[test]
+fn dropout_is_the_same_when_a_chunk_is_run_again() {
+    let _one = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+    let dropout = Dropout { hidden: 0.2, attention: 0.2, classifier: 0.0 };
+    let objective = objective(false, Negatives::InBatch);
+    let whole = batch(0..4);
+    let cached = |seed| run(&Alone, &objective, Settings { dropout, seed, chunk: Some(4), ..PLAIN }, &whole);
+    let (first, second, other) = (cached(42), cached(42), cached(43));
+    assert!(first.0.to_bits() == second.0.to_bits() && first.0.to_bits() != other.0.to_bits());
+    for ((name, a), (_, b)) in first.1.iter().zip(&second.1) {
+        assert_eq!(a, b, "{name}");
+    }
+    // Along the gradient the loss rises as it says, with the same numbers dropped: a chunk run again with others would
+    // tell of another loss.
+    let rise = |scale: f64| {
+        let model = model(false);
+        for (parameter, (_, gradient)) in model.parameters().iter().zip(&first.1) {
+            let moved = gradient * scale;
+            let _ = tch::no_grad(|| parameter.tensor().f_add_(&moved).unwrap());
+        }
+        let settings = Settings { dropout, chunk: Some(4), ..PLAIN };
+        Step { model: &model, world: &Alone, objective: &objective, settings }.texts(&whole, &MOMENT).unwrap()
+    };
+    let squares: f64 = first.1.iter().map(|(_, gradient)| gradient.norm().double_value(&[]).powi(2)).sum();
+    let step = 1e-2 / squares.sqrt();
+    // Half of the loss's gradient: two micro steps are added up.
+    let slope = (rise(step) - rise(-step)) / (2.0 * step) / 2.0;
+    assert!((slope / squares - 1.0).abs() < 0.02, "{slope} {squares}");
+}
+
+#[test]
+fn ranks_together_have_the_gradient_of_their_batches_together() {
+    let _one = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+    for (unified, chunk) in [(false, None), (false, Some(2)), (true, Some(3))] {
+        let negatives = if unified { Negatives::OwnGroup } else { Negatives::AllRanks };
+        let mut whole = batch(0..6);
+        whole.own_group = unified;
+        let alone = if unified { negatives } else { Negatives::InBatch };
+        let (_, expected) = run(&Alone, &objective(unified, alone), PLAIN, &whole);
+
+        let store = Store::serve(0, PATIENCE).unwrap();
+        let port = store.port();
+        let ranks = (0..3_u32).map(|rank| {
+            let rank_of = move || {
+                let store = Store::connect("127.0.0.1", port, PATIENCE).unwrap();
+                let seat = Seat {
+                    name: "step".to_owned(),
+                    rank: usize::try_from(rank).unwrap(),
+                    size: 3,
+                    address: "127.0.0.1".to_owned(),
+                };
+                let group = Group::join(&store, &seat, PATIENCE).unwrap();
+                let mut own = batch(rank * 2..rank * 2 + 2);
+                own.own_group = unified;
+                run(&group, &objective(unified, negatives), Settings { chunk, ..PLAIN }, &own).1
+            };
+            Builder::new().name(format!("rank-{rank}")).spawn(rank_of).unwrap()
+        });
+        let found: Vec<_> = ranks.collect::<Vec<_>>().into_iter().map(|rank| rank.join().unwrap()).collect();
+        for gradients in &found {
+            check_same(gradients, &expected);
+        }
+        for (a, b) in found[0].iter().zip(&found[1]) {
+            assert_eq!(a.1, b.1, "{}", a.0);
+        }
+    }
+}
+
+#[test]
+fn groups_of_pairs_in_chunks_are_the_whole() {
+    let _one = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+    let dir = golden("checkpoints/xlmr-cross");
+    let pairs =
+        Pairs { pairs: side(3, 0..12), group: 3, teacher: Some((0..12).map(|n| f64::from(n % 4)).collect()) };
+    let run = |chunk| {
+        let model = Trainee::load(&dir.join("config.json"), &dir, Task::Score, Device::Cpu).unwrap();
+        let objective = objective(false, Negatives::InBatch);
+        let settings = Settings { chunk, ..PLAIN };
+        let step = Step { model: &model, world: &Alone, objective: &objective, settings };
+        (step.pairs(&pairs, &MOMENT).unwrap(), gradients(&model))
+    };
+    let (loss, expected) = run(None);
+    assert!(loss.is_finite() && expected.iter().any(|(_, g)| g.norm().double_value(&[]) > 1e-3));
+    for chunk in [1, 3, 7] {
+        let (chunked, found) = run(Some(chunk));
+        assert!((chunked - loss).abs() < 1e-5, "{chunked} {loss}");
+        check_same(&found, &expected);
+    }
+}
