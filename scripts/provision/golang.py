@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import versioned
 from .command import run
 from .places import Places
 from .step import Refusal, Step, say
@@ -45,7 +46,6 @@ class GoProgram:
         return found[1]
 
     def program(self, places: Places) -> Path:
-        """Named by its version, so that another version is another file."""
         return places.tools / f"{self.stem}-{self.version(places)}"
 
     def entry(self, places: Places) -> Path:
@@ -53,12 +53,7 @@ class GoProgram:
         return places.tools / self.name
 
     def is_here(self, places: Places) -> bool:
-        link, program = self.entry(places), self.program(places)
-        return (
-            program.is_file()
-            and link.is_symlink()
-            and link.readlink() == Path(program.name)
-        )
+        return versioned.is_current(self.entry(places), self.program(places))
 
     def build(self, places: Places) -> None:
         if shutil.which("go") is None:
@@ -75,10 +70,8 @@ class GoProgram:
                 settings={"GOBIN": str(directory)},
                 cwd=self.source(places) if self.directory else directory,
             )
-            places.tools.mkdir(parents=True, exist_ok=True)
-            shutil.move(directory / self.stem, self.program(places))
-        self.entry(places).unlink(missing_ok=True)
-        self.entry(places).symlink_to(self.program(places).name)
+            built = directory / self.stem
+            versioned.put(built, self.program(places), self.entry(places))
 
     def command(self, places: Places, directory: Path) -> Sequence[str]:
         """Leaves the program in `directory`, under its stem."""

@@ -1,10 +1,9 @@
 """Programs that cargo builds from their source, without optimisation: what they take to build counts most."""
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import links
+from . import links, versioned
 from .command import run
 from .places import Places
 from .step import Step, say
@@ -26,7 +25,6 @@ class Tool:
         )
 
     def program(self, places: Places) -> Path:
-        """Named by its version, so that another version is another file."""
         return places.tools / f"{self.name}-{self.version}"
 
     def entry(self, places: Places) -> Path:
@@ -34,12 +32,7 @@ class Tool:
         return places.tools / self.name
 
     def is_here(self, places: Places) -> bool:
-        entry, program = self.entry(places), self.program(places)
-        return (
-            program.is_file()
-            and entry.is_symlink()
-            and entry.readlink() == Path(program.name)
-        )
+        return versioned.is_current(self.entry(places), self.program(places))
 
     def install(self, places: Places) -> None:
         say(f"{self.name} {self.version} into {places.tools} (a minute of compiling)")
@@ -58,10 +51,8 @@ class Tool:
                 # Away from the checkout, whose settings are for its own crates.
                 cwd=directory,
             )
-            places.tools.mkdir(parents=True, exist_ok=True)
-            shutil.move(directory / "bin" / self.name, self.program(places))
-        self.entry(places).unlink(missing_ok=True)
-        self.entry(places).symlink_to(self.program(places).name)
+            built = directory / "bin" / self.name
+            versioned.put(built, self.program(places), self.entry(places))
 
 
 def steps(places: Places) -> list[Step]:
