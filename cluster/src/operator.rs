@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::etcd::Etcd;
 use crate::keys::Key;
 use crate::name::{Name, WorkerId};
-use crate::record::{Alias, Record, Swap, SwapPlan, Version};
+use crate::record::{Alias, ModelKind, Record, Swap, SwapPlan, Version};
 use crate::swap::{Asked, Asking, Refused, Standing, request, retire, roll_back};
 use crate::transaction::{Fact, Found, Outcome, Transaction, Write};
 
@@ -49,7 +49,7 @@ impl Etcd {
                 Some(alias) => self.version(model.as_str(), &alias.digest).await?,
                 None => None,
             };
-            let same_space = old.is_some_and(|old: Version| old.index_space == new.index_space);
+            let same_space = old.is_some_and(|old| replaces(&old, &new));
             let asked = Asked { swap_id: &swap_id, to: &to, plan, same_space };
             let asking = request(&found.standing(&model), &asked, unix_ms())?;
             if let Some(swap) = self.settle("ask for a swap", asking).await? {
@@ -153,6 +153,12 @@ impl Etcd {
     fn contended(&self, model: &Name) -> RequestError {
         Error::Contended { key: self.keys().format(&Key::Swap(model.clone())) }.into()
     }
+}
+
+/// Whether no index has to be made again where `new` answers in place of `old`. Scores of cross-encoders are in none.
+fn replaces(old: &Version, new: &Version) -> bool {
+    let scores = [old, new].iter().all(|version| version.kind == ModelKind::CrossEncoder);
+    scores || old.index_space == new.index_space
 }
 
 fn parse(name: &str) -> Result<Name, Error> {

@@ -7,118 +7,22 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::Parser;
-use cluster::{InvalidName, Name, Settings, Tls};
-use serde::Deserialize;
+use clap::Parser as _;
+use cluster::{GatewayId, InvalidName, Name, Settings, SwapSettings, Tls};
+use store::Store;
 use telemetry::Format;
+use uuid::Uuid;
 
+use self::args::Args;
+use crate::control::Collection;
 use crate::guard::Files;
 use crate::wire::Limits;
 use telemetry::signals::Stdin;
 
-/// How one of the settings is given: a flag, a variable, or a key of the file.
-#[derive(Clone, Debug, Default, Parser, Deserialize)]
-#[command(
-    name = "beige-gateway",
-    version,
-    about = "Routes embed and rerank calls to the workers of a cluster"
-)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct Args {
-    /// A TOML file with any of these settings, named as the flags are
-    #[arg(long, env = "BEIGE_CONFIG", value_name = "FILE")]
-    #[serde(skip)]
-    config: Option<PathBuf>,
-    /// Members of etcd: host:port, <http://host:port> or <https://host:port>
-    #[arg(long, env = "BEIGE_ETCD", value_delimiter = ',', value_name = "URL")]
-    etcd: Option<Vec<String>>,
-    /// Authorities, in PEM: etcd is reached over TLS, and must show a certificate of one of them [default: none where
-    /// etcd is reached in the clear, those that the system trusts for <https://host:port>]
-    #[arg(long, env = "BEIGE_ETCD_CA", value_name = "FILE")]
-    etcd_ca: Option<PathBuf>,
-    /// The certificate that etcd is shown, in PEM
-    #[arg(long, env = "BEIGE_ETCD_CERT", value_name = "FILE")]
-    etcd_cert: Option<PathBuf>,
-    /// Its private key, in PEM
-    #[arg(long, env = "BEIGE_ETCD_KEY", value_name = "FILE")]
-    etcd_key: Option<PathBuf>,
-    /// The name that the certificate of every member of etcd has [default: the host of its endpoint]
-    #[arg(long, env = "BEIGE_ETCD_NAME", value_name = "NAME")]
-    etcd_name: Option<String>,
-    /// The cluster to serve [default: default]
-    #[arg(long, env = "BEIGE_CLUSTER", value_name = "NAME")]
-    cluster: Option<String>,
-    /// Where callers connect [default: 127.0.0.1:8080]
-    #[arg(long, env = "BEIGE_LISTEN", value_name = "ADDRESS")]
-    listen: Option<SocketAddr>,
-    /// Where operators connect: /livez, /readyz, /metrics [default: 127.0.0.1:9090]
-    #[arg(long, env = "BEIGE_ADMIN", value_name = "ADDRESS")]
-    admin: Option<SocketAddr>,
-    /// The certificate that callers are shown, with those between it and its authority, in PEM [default: none, and
-    /// calls in the clear]
-    #[arg(long, env = "BEIGE_TLS_CERT", value_name = "FILE")]
-    tls_cert: Option<PathBuf>,
-    /// Its private key, in PEM
-    #[arg(long, env = "BEIGE_TLS_KEY", value_name = "FILE")]
-    tls_key: Option<PathBuf>,
-    /// Authorities, in PEM: callers must show a certificate of one of them [default: callers need none]
-    #[arg(long, env = "BEIGE_TLS_CLIENT_CA", value_name = "FILE")]
-    tls_client_ca: Option<PathBuf>,
-    /// A TOML file of API keys, looked at again when it changes [default: none, and everybody may do everything]
-    #[arg(long, env = "BEIGE_KEYS", value_name = "FILE")]
-    keys: Option<PathBuf>,
-    /// Authorities, in PEM: workers are talked to over TLS, and must show a certificate of one of them
-    /// [default: none, and workers are talked to in the clear]
-    #[arg(long, env = "BEIGE_WORKER_CA", value_name = "FILE")]
-    worker_ca: Option<PathBuf>,
-    /// The certificate that workers are shown, in PEM
-    #[arg(long, env = "BEIGE_WORKER_CERT", value_name = "FILE")]
-    worker_cert: Option<PathBuf>,
-    /// Its private key, in PEM
-    #[arg(long, env = "BEIGE_WORKER_KEY", value_name = "FILE")]
-    worker_key: Option<PathBuf>,
-    /// The name that the certificate of every worker has [default: the host of its address]
-    #[arg(long, env = "BEIGE_WORKER_NAME", value_name = "NAME")]
-    worker_name: Option<String>,
-    /// How log lines look: human or json [default: human]
-    #[arg(long, env = "BEIGE_LOG_FORMAT", value_name = "FORMAT")]
-    log_format: Option<String>,
-    /// What is logged, such as info,gateway=debug [default: info]
-    #[arg(long, env = "BEIGE_LOG", value_name = "FILTER")]
-    log: Option<String>,
-    /// Where spans go, such as <http://collector:4317> [default: nowhere]
-    #[arg(long, env = "BEIGE_OTLP_ENDPOINT", value_name = "URL")]
-    otlp_endpoint: Option<String>,
-    /// Drain and end when standard input ends: for a supervisor that may die
-    #[arg(long, env = "BEIGE_EXIT_ON_STDIN_EOF", num_args = 0..=1, default_missing_value = "true")]
-    exit_on_stdin_eof: Option<bool>,
-    /// Bytes of the largest request [default: 33554432]
-    #[arg(long, env = "BEIGE_MAX_MESSAGE_BYTES", value_name = "BYTES")]
-    max_message_bytes: Option<usize>,
-    /// Texts of one request; the vectors of so many texts (2,048 numbers each, in f32) are as large as the largest
-    /// request [default: 4096]
-    #[arg(long, env = "BEIGE_MAX_INPUTS", value_name = "COUNT")]
-    max_inputs: Option<usize>,
-    /// Bytes of one text: what is longer is refused, truncated or not, for no model reads a hundredth of it
-    /// [default: 1048576]
-    #[arg(long, env = "BEIGE_MAX_TEXT_BYTES", value_name = "BYTES")]
-    max_text_bytes: Option<usize>,
-    /// Tokens that may be outstanding; more are refused [default: 4194304]
-    #[arg(long, env = "BEIGE_MAX_QUEUED_TOKENS", value_name = "TOKENS")]
-    max_queued_tokens: Option<u64>,
-    /// How long an answer may take where the caller does not say, such as 60s or 500ms [default: 60s]
-    #[arg(long, env = "BEIGE_DEFAULT_DEADLINE", value_name = "TIME")]
-    default_deadline: Option<String>,
-    /// How long to go on as before after the signal to end, while load balancers notice [default: 1s]
-    #[arg(long, env = "BEIGE_SETTLE", value_name = "TIME")]
-    settle: Option<String>,
-    /// How long calls that are running may take after that [default: 30s]
-    #[arg(long, env = "BEIGE_GRACE", value_name = "TIME")]
-    grace: Option<String>,
-}
+mod args;
 
 /// All settings.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// Where etcd is, and which cluster to serve.
     pub etcd: Settings,
@@ -126,6 +30,14 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where operators connect.
     pub admin: SocketAddr,
+    /// Its name in the cluster.
+    pub id: GatewayId,
+    /// Where callers reach it; where it listens, unless given.
+    pub advertise: Option<String>,
+    /// Where checkpoints are; nowhere, unless given.
+    pub store: Option<Store>,
+    /// How swaps are carried out where this gateway leads.
+    pub swaps: SwapSettings,
     /// How lines look.
     pub log_format: Format,
     /// What is logged.
@@ -155,6 +67,8 @@ pub struct Serving {
     pub settle: Duration,
     /// How long running calls may take after that.
     pub grace: Duration,
+    /// What the store is to take, and to keep.
+    pub collection: Collection,
 }
 
 impl Default for Serving {
@@ -166,6 +80,7 @@ impl Default for Serving {
             default_deadline: Duration::from_secs(60),
             settle: Duration::from_secs(1),
             grace: Duration::from_secs(30),
+            collection: Collection::default(),
         }
     }
 }
@@ -239,7 +154,12 @@ impl Config {
             workers: Files::workers([args.worker_cert, args.worker_key, args.worker_ca])?,
             worker_name: args.worker_name,
         };
+        let grace = duration("retire-grace", args.retire_grace.as_deref())?;
         Ok(Self {
+            id: id(args.id)?,
+            advertise: args.advertise.filter(|address| !address.is_empty()),
+            store: store(args.store.as_deref())?,
+            swaps: grace.map_or_else(SwapSettings::default, |grace| SwapSettings { grace }),
             etcd: Settings { endpoints, cluster, tls },
             listen,
             admin,
@@ -251,6 +171,28 @@ impl Config {
             serving,
         })
     }
+}
+
+/// The store, with what the environment says of the cloud it is in.
+fn store(url: Option<&str>) -> Result<Option<Store>, InvalidConfig> {
+    let Some(url) = url.filter(|url| !url.is_empty()) else { return Ok(None) };
+    let store = Store::open(url, &std::env::vars_os().collect());
+    store.map(Some).map_err(|error| value("store", &with_cause(&error)))
+}
+
+fn with_cause(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
+}
+
+fn id(given: Option<String>) -> Result<GatewayId, InvalidConfig> {
+    let id = given.unwrap_or_else(|| Uuid::new_v4().to_string());
+    GatewayId::parse(id).map_err(|error| value("id", &error))
+}
+
+fn collection(args: &Args, usual: Collection) -> Result<Collection, InvalidConfig> {
+    let max_checkpoint_bytes = args.max_checkpoint_bytes.unwrap_or(usual.max_checkpoint_bytes);
+    let grace = duration("collect-grace", args.collect_grace.as_deref())?.unwrap_or(usual.grace);
+    Ok(Collection { max_checkpoint_bytes: above_zero("max-checkpoint-bytes", max_checkpoint_bytes)?, grace })
 }
 
 impl Serving {
@@ -286,43 +228,8 @@ impl Serving {
             default_deadline,
             settle: duration("settle", args.settle.as_deref())?.unwrap_or(usual.settle),
             grace: duration("grace", args.grace.as_deref())?.unwrap_or(usual.grace),
+            collection: collection(args, usual.collection)?,
         })
-    }
-}
-
-impl Args {
-    /// These settings, and those of `file` where there are none.
-    fn over(self, file: Self) -> Self {
-        Self {
-            config: self.config,
-            etcd: self.etcd.or(file.etcd),
-            etcd_ca: self.etcd_ca.or(file.etcd_ca),
-            etcd_cert: self.etcd_cert.or(file.etcd_cert),
-            etcd_key: self.etcd_key.or(file.etcd_key),
-            etcd_name: self.etcd_name.or(file.etcd_name),
-            cluster: self.cluster.or(file.cluster),
-            listen: self.listen.or(file.listen),
-            admin: self.admin.or(file.admin),
-            tls_cert: self.tls_cert.or(file.tls_cert),
-            tls_key: self.tls_key.or(file.tls_key),
-            tls_client_ca: self.tls_client_ca.or(file.tls_client_ca),
-            keys: self.keys.or(file.keys),
-            worker_ca: self.worker_ca.or(file.worker_ca),
-            worker_cert: self.worker_cert.or(file.worker_cert),
-            worker_key: self.worker_key.or(file.worker_key),
-            worker_name: self.worker_name.or(file.worker_name),
-            log_format: self.log_format.or(file.log_format),
-            log: self.log.or(file.log),
-            otlp_endpoint: self.otlp_endpoint.or(file.otlp_endpoint),
-            exit_on_stdin_eof: self.exit_on_stdin_eof.or(file.exit_on_stdin_eof),
-            max_message_bytes: self.max_message_bytes.or(file.max_message_bytes),
-            max_inputs: self.max_inputs.or(file.max_inputs),
-            max_text_bytes: self.max_text_bytes.or(file.max_text_bytes),
-            max_queued_tokens: self.max_queued_tokens.or(file.max_queued_tokens),
-            default_deadline: self.default_deadline.or(file.default_deadline),
-            settle: self.settle.or(file.settle),
-            grace: self.grace.or(file.grace),
-        }
     }
 }
 

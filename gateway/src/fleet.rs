@@ -93,6 +93,25 @@ impl Fleet {
         &self.members
     }
 
+    /// Workers that take work now, ascending by id.
+    pub fn serving(&self) -> impl Iterator<Item = &Arc<Link>> {
+        let serving = self.members.iter().filter(|member| member.standing == Standing::Serving);
+        serving.map(|member| &member.link)
+    }
+
+    /// The arithmetic that workers have a checkpoint loaded in, each kind once.
+    #[must_use]
+    pub fn dtypes(&self, digest: &Digest) -> Vec<String> {
+        let reports = self.members.iter().filter_map(|member| member.link.latest());
+        let dtypes: BTreeSet<String> = reports
+            .flat_map(|report| report.ready.clone())
+            .filter_map(|ready| ready.checkpoint)
+            .filter(|checkpoint| checkpoint.digest == digest.as_str())
+            .flat_map(|checkpoint| checkpoint.dtypes)
+            .collect();
+        dtypes.into_iter().collect()
+    }
+
     /// What is known of a checkpoint.
     #[must_use]
     pub fn checkpoint(&self, digest: &Digest) -> Option<&Known> {

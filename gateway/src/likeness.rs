@@ -50,7 +50,9 @@ fn sign(byte: u8, place: usize) -> f64 {
     if byte & (0x80 >> place) == 0 { -1.0 } else { 1.0 }
 }
 
-fn cosine(a: &[f64], b: &[f64]) -> f64 {
+/// The cosine of two vectors of one length; no number where one of them is of zeros.
+#[must_use]
+pub fn cosine(a: &[f64], b: &[f64]) -> f64 {
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }

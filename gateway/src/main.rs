@@ -4,20 +4,26 @@ use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
-use cluster::{Etcd, Follow, InvalidSettings, Pace, Sight};
+use cluster::{Etcd, Follow, InvalidSettings, MembershipOptions, Pace, Presence, Sight, View};
 use gateway::config::{Config, InvalidConfig};
 use gateway::fleet::Fleet;
 use gateway::guard::Guard;
 use gateway::pool::Sources;
+use gateway::presence;
 use gateway::{Ends, Exit};
 use telemetry::Logging;
 use telemetry::signals::Signals;
 use tokio::net::TcpListener;
 use tokio::runtime;
 use tokio::sync::watch;
+use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// How long the start waits for etcd to take the registration.
+const REGISTERED_WITHIN: Duration = Duration::from_secs(2);
 
 /// Why the process ends otherwise than it should.
 #[derive(Debug, thiserror::Error)]
@@ -88,10 +94,10 @@ async fn serve(config: &Config) -> Result<(), Failure> {
     let follow = Follow { pace: Pace::default(), still_answers, sight: seen };
     tasks.spawn(cluster::follow(etcd.directory(), views, follow, ended.clone()));
 
+    let record = join(config, &etcd, (listening, viewed.clone()), (&tasks, &ended)).await;
     announce(listening, operators)?;
-    let (record, _said) = watch::channel(cluster::Gateway::default());
-    let ends =
-        Ends { public, admin, sources: Sources { views: viewed, sight }, fleet: picture, record, guard };
+    let (sources, store) = (Sources { views: viewed, sight }, config.store.clone());
+    let ends = Ends { public, admin, sources, fleet: picture, record, guard, etcd, store };
     let stop = CancellationToken::new();
     let told = async {
         let signal = signals.leave().await;
@@ -108,6 +114,29 @@ async fn serve(config: &Config) -> Result<(), Failure> {
     tasks.wait().await;
     tracing::info!("left");
     Ok(())
+}
+
+/// Registers in the cluster, and stands for the lead, until no call is left. Returns once others see the registration,
+/// or when that takes too long: checkpoints are retired by what registered gateways say.
+async fn join(
+    config: &Config,
+    etcd: &Etcd,
+    (listening, views): (SocketAddr, watch::Receiver<Arc<View>>),
+    (tasks, ended): (&TaskTracker, &CancellationToken),
+) -> watch::Sender<cluster::Gateway> {
+    let address = config.advertise.clone().unwrap_or_else(|| listening.to_string());
+    let first = cluster::Gateway { address, ..cluster::Gateway::default() };
+    let own = (config.id.clone(), &first);
+    let presence = Presence::join(etcd.clone(), own, MembershipOptions::default(), tasks, ended.clone());
+    tasks.spawn(cluster::lead(etcd.clone(), presence.candidate(), views, config.swaps, ended.clone()));
+    let mut registered = presence.registered();
+    let seen = registered.wait_for(|registered| *registered);
+    if time::timeout(REGISTERED_WITHIN, seen).await.is_err() {
+        tracing::warn!("etcd does not take the registration: going on without");
+    }
+    let (record, said) = watch::channel(first);
+    tasks.spawn(presence::register(presence, said));
+    record
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {

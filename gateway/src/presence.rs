@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cluster::{Alias, Gateway};
+use cluster::{Alias, Gateway, Presence};
 use tokio::sync::watch;
 use tokio::time::{self, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -41,6 +41,14 @@ pub async fn tell(dispatcher: Arc<Dispatcher>, record: watch::Sender<Gateway>, s
         }
     };
     stop.run_until_cancelled(telling).await;
+}
+
+/// Says in the cluster what `said` says, whenever that changes, until nobody says anything any more; then leaves.
+pub async fn register(presence: Presence, mut said: watch::Receiver<Gateway>) {
+    while said.changed().await.is_ok() {
+        presence.update(&said.borrow_and_update());
+    }
+    presence.leave().await;
 }
 
 /// Whether a look takes in what was seen of trials.

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cluster::Gateway;
+use cluster::{Etcd, Gateway};
 use proto::v1;
+use store::Store;
 use telemetry::admin::{self, Readiness};
 use telemetry::prometheus::registry::Registry;
 use tls::{Door, Refusals};
@@ -22,6 +23,7 @@ use tower::layer::util::{Identity, Stack};
 use crate::admit::Ledger;
 use crate::call::Dispatcher;
 use crate::config::Serving;
+use crate::control::Control;
 use crate::drain::{Arrivals, Ending, Steps};
 use crate::edge::{self, Edge, EdgeLayer};
 use crate::fleet::Fleet;
@@ -67,6 +69,10 @@ pub struct Ends {
     pub record: watch::Sender<Gateway>,
     /// Who is let in, and how workers are reached.
     pub guard: Guard,
+    /// Where the cluster's records are.
+    pub etcd: Etcd,
+    /// Where checkpoints are, if anywhere.
+    pub store: Option<Store>,
 }
 
 /// Why a gateway ended otherwise than it should.
@@ -88,7 +94,7 @@ pub enum Exit {
 /// # Errors
 /// See [`Exit`].
 pub async fn run(ends: Ends, serving: Serving, stop: CancellationToken) -> Result<(), Exit> {
-    let Ends { public, admin, sources, fleet: picture, record, guard } = ends;
+    let Ends { public, admin, sources, fleet: picture, record, guard, etcd, store } = ends;
     let (steps, ended, tasks) = (Steps::default(), CancellationToken::new(), TaskTracker::new());
     let fleet = picture.subscribe();
     let ledger = Arc::new(Ledger::new(serving.max_queued_tokens));
@@ -102,6 +108,7 @@ pub async fn run(ends: Ends, serving: Serving, stop: CancellationToken) -> Resul
     let (reporter, health) = tonic_health::server::health_reporter();
     let (told, readiness) = watch::channel(Readiness::NotReady("starting".to_owned()));
     standing::begin(&reporter).await;
+    let control = Control::new((etcd, store), sources.views.clone(), serving.collection);
     let (gossip, heard) = Gossip::channel();
     tasks.spawn(pool::run(sources, heard, picture, guard.workers, ended.clone()));
     if let Some(keys) = &guard.keys {
@@ -118,7 +125,7 @@ pub async fn run(ends: Ends, serving: Serving, stop: CancellationToken) -> Resul
 
     let dispatcher = Arc::new(Dispatcher::new(serving.limits, fleet, ledger, metrics.clone(), gossip));
     tasks.spawn(presence::tell(Arc::clone(&dispatcher), record, ended.clone()));
-    let service = Service::new(dispatcher, tasks.clone(), ended.clone());
+    let service = Service::new(dispatcher, control, tasks.clone(), ended.clone());
     let edge =
         Edge { metrics, default_deadline: serving.default_deadline, steps: steps.clone(), keys: guard.keys };
     let door = Door::new(public, guard.tls, refusals);

@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status};
 use tracing::Span;
 
 use crate::call::{Answered, Caller, Dispatcher, Done, Twice, Work};
+use crate::control::Control;
 use crate::deadline::Deadline;
 use crate::keys::CallerKey;
 use crate::retry::Patience;
@@ -26,7 +27,7 @@ mod reranking;
 mod stream;
 mod tokens;
 
-/// With what callers that share an address or a key tell themselves apart.
+/// With what callers without keys that share an address tell themselves apart.
 const CALLER: &str = "beige-caller";
 const CALLER_BYTES: usize = 256;
 
@@ -34,18 +35,25 @@ const CALLER_BYTES: usize = 256;
 #[derive(Clone, Debug)]
 pub struct Service {
     dispatcher: Arc<Dispatcher>,
+    /// What changes models.
+    control: Control,
     /// Tasks of open streams.
     streams: TaskTracker,
     shadows: Shadows,
 }
 
 impl Service {
-    /// The services over `dispatcher`; open streams are tasks of `streams`, and so is what goes on without a caller,
+    /// The services over `dispatcher` and `control`; open streams are tasks of `streams`, and so is what goes on without a caller,
     /// until `stop`.
     #[must_use]
-    pub fn new(dispatcher: Arc<Dispatcher>, streams: TaskTracker, stop: CancellationToken) -> Self {
+    pub fn new(
+        dispatcher: Arc<Dispatcher>,
+        control: Control,
+        streams: TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
         let shadows = Shadows::new(streams.clone(), stop);
-        Self { dispatcher, streams, shadows }
+        Self { dispatcher, control, streams, shadows }
     }
 
     /// Answers one request.
@@ -89,12 +97,14 @@ fn caller(extensions: &Extensions) -> String {
     address.map(|address| address.ip().to_string()).unwrap_or_default()
 }
 
-/// By what callers are told apart who try another checkpoint: by what they say they are, or else as they always are.
+/// By what callers are told apart who try another checkpoint: by their keys, by what they say they are where there are
+/// none, and else by where they are.
 ///
 /// # Errors
 /// Where what they say is too long, or no text.
 fn key(metadata: &MetadataMap, extensions: &Extensions) -> Result<String, InvalidRequest> {
-    let Some(said) = metadata.get(CALLER) else { return Ok(caller(extensions)) };
+    let said = metadata.get(CALLER).filter(|_| extensions.get::<CallerKey>().is_none());
+    let Some(said) = said else { return Ok(caller(extensions)) };
     let text = said.to_str().ok().filter(|text| (1..=CALLER_BYTES).contains(&text.len()));
     text.map(str::to_owned).ok_or_else(|| InvalidRequest {
         field: CALLER.to_owned(),

@@ -9,12 +9,15 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use uuid::Uuid;
 
 use crate::admit::{Overloaded, Why};
-use crate::error::{CallError, Defect, NotServed, Unreachable};
+use crate::error::{CallError, Defect, ManageError, NotServed, Unmet, Unreachable};
 use crate::keys::Unauthorized;
 use crate::wire::InvalidRequest;
 
 /// How the message of each INTERNAL of ours begins.
 const INTERNAL: &str = "internal error, id ";
+
+/// When to come back where too many are publishing.
+const COME_BACK: std::time::Duration = std::time::Duration::from_secs(10);
 
 impl From<CallError> for Status {
     fn from(error: CallError) -> Self {
@@ -34,6 +37,33 @@ impl From<CallError> for Status {
                 Self::with_details(status.code(), status.message(), status.details().to_vec().into())
             }
             CallError::Bug(defect) => defect.into(),
+        }
+    }
+}
+
+impl From<ManageError> for Status {
+    fn from(error: ManageError) -> Self {
+        match error {
+            ManageError::Invalid(invalid) => invalid.into(),
+            ManageError::NotFound { kind, name, sentence } => {
+                let details = ErrorDetails::with_resource_info(kind, name, "", &sentence);
+                Self::with_error_details(Code::NotFound, sentence, details)
+            }
+            ManageError::Unmet(Unmet { what, subject, sentence }) => {
+                let details = ErrorDetails::with_precondition_failure_violation(what, subject, &sentence);
+                Self::with_error_details(Code::FailedPrecondition, sentence, details)
+            }
+            ManageError::Contended(_) => {
+                let details = ErrorDetails::with_retry_info(Some(std::time::Duration::ZERO));
+                Self::with_error_details(Code::Aborted, error.to_string(), details)
+            }
+            ManageError::Full(why) => {
+                let details = ErrorDetails::with_retry_info(Some(COME_BACK));
+                Self::with_error_details(Code::ResourceExhausted, why, details)
+            }
+            ManageError::Unreachable(unreachable) => unreachable.into(),
+            ManageError::Refused(status) => CallError::Refused(status).into(),
+            ManageError::Bug(defect) => defect.into(),
         }
     }
 }

@@ -10,6 +10,7 @@ use proto::v1;
 
 use crate::checkpoint::{Card, Digest, Kind};
 
+pub mod swaps;
 #[cfg(test)]
 mod tests;
 

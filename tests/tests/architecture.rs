@@ -13,7 +13,7 @@ const EDGES: [(&str, &[&str]); 13] = [
     ("bench", &["proto"]),
     ("cli", &["bench", "manifest", "proto", "tls"]),
     ("cluster", &["manifest", "tls"]),
-    ("gateway", &["cluster", "proto", "telemetry", "tls"]),
+    ("gateway", &["cluster", "manifest", "proto", "store", "telemetry", "tls"]),
     ("manifest", &[]),
     ("model", &["manifest", "torch-ext"]),
     ("proto", &[]),

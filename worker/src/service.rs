@@ -16,6 +16,7 @@ use proto::v1;
 use proto::worker::v1::worker_server::{Worker, WorkerServer};
 use proto::worker::v1::{
     CountShard, EmbedShard, EmbedShardResult, HealthRequest, RerankShard, RerankShardResult, TokenizeShard,
+    TrialReport, TrialRequest,
 };
 use telemetry::trace::adopt;
 use tls::Door;
@@ -182,6 +183,12 @@ impl Worker for Service {
         let (metadata, _, shard) = request.into_parts();
         let work = async |_| self.count_shard(wire::Tokens::parse_count(shard, &self.catalogue)?).await;
         answer(metadata, span, work).await
+    }
+
+    type TrialStream = futures::stream::Empty<Result<TrialReport, Status>>;
+
+    async fn trial(&self, _: Request<TrialRequest>) -> Result<Response<Self::TrialStream>, Status> {
+        Err(Status::unimplemented("this worker tries nothing out yet"))
     }
 
     type HealthStream = Reports;

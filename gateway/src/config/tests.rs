@@ -24,6 +24,28 @@ fn one_flag_is_enough() {
 }
 
 #[test]
+fn a_store_is_a_url_and_a_gateway_has_a_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("file://{}/checkpoints", dir.path().display());
+    let flags = ["--etcd", "http://e:2379", "--store", &url, "--id", "gw-1", "--advertise", "gw-1:8080"];
+    let more = ["--retire-grace", "5s", "--collect-grace", "10m", "--max-checkpoint-bytes", "1000"];
+    let config = read(&[&flags[..], &more].concat()).unwrap();
+    assert_eq!(config.store.unwrap().url(), url);
+    assert_eq!((config.id.as_str(), config.advertise.as_deref()), ("gw-1", Some("gw-1:8080")));
+    assert_eq!(config.swaps, SwapSettings { grace: Duration::from_secs(5) });
+    let collection = Collection { max_checkpoint_bytes: 1000, grace: Duration::from_secs(600) };
+    assert_eq!(config.serving.collection, collection);
+
+    let drawn = || read(&["--etcd", "http://e:2379"]).unwrap();
+    assert_ne!(drawn().id, drawn().id);
+    assert!(drawn().store.is_none() && drawn().swaps == SwapSettings::default());
+    refused(&["--store", "/srv/beige"], "store");
+    refused(&["--store", "ftp://host"], "ftp");
+    refused(&["--id", "a/b"], "id");
+    refused(&["--max-checkpoint-bytes", "0"], "max-checkpoint-bytes");
+}
+
+#[test]
 fn flags_go_over_the_file() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     let text = r#"

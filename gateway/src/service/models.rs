@@ -1,6 +1,4 @@
-//! `Models`: which names there are, and what is loaded under them.
-
-use std::collections::BTreeSet;
+//! `Models`: which names there are, what is loaded under them, and how that changes.
 
 use ::cluster::Alias;
 use proto::v1;
@@ -13,7 +11,14 @@ use crate::checkpoint::Digest;
 use crate::error::CallError;
 use crate::fleet::{Fleet, Known};
 use crate::resolve::unreachable;
-use crate::wire;
+use crate::wire::{self, swaps};
+
+mod collect;
+mod publish;
+mod rehearse;
+mod swap;
+mod versions;
+mod watch;
 
 #[tonic::async_trait]
 impl Models for Service {
@@ -42,54 +47,54 @@ impl Models for Service {
 
     async fn publish(
         &self,
-        _: Request<Streaming<v1::PublishRequest>>,
+        request: Request<Streaming<v1::PublishRequest>>,
     ) -> Result<Response<Self::PublishStream>, Status> {
-        Err(unbuilt())
+        Ok(Response::new(self.take(request)))
     }
 
     async fn list_versions(
         &self,
-        _: Request<v1::ListVersionsRequest>,
+        request: Request<v1::ListVersionsRequest>,
     ) -> Result<Response<v1::ListVersionsResponse>, Status> {
-        Err(unbuilt())
+        Ok(Response::new(self.versions(request.into_inner()).await?))
     }
 
-    async fn promote(&self, _: Request<v1::PromoteRequest>) -> Result<Response<v1::Swap>, Status> {
-        Err(unbuilt())
+    async fn promote(&self, request: Request<v1::PromoteRequest>) -> Result<Response<v1::Swap>, Status> {
+        Ok(Response::new(self.move_name(request.into_inner()).await?))
     }
 
-    async fn rollback(&self, _: Request<v1::RollbackRequest>) -> Result<Response<v1::Swap>, Status> {
-        Err(unbuilt())
+    async fn rollback(&self, request: Request<v1::RollbackRequest>) -> Result<Response<v1::Swap>, Status> {
+        Ok(Response::new(self.move_back(request.into_inner()).await?))
     }
 
-    async fn retire(&self, _: Request<v1::RetireRequest>) -> Result<Response<v1::Swap>, Status> {
-        Err(unbuilt())
+    async fn retire(&self, request: Request<v1::RetireRequest>) -> Result<Response<v1::Swap>, Status> {
+        Ok(Response::new(self.let_go(request.into_inner()).await?))
     }
 
-    async fn pin(&self, _: Request<v1::PinRequest>) -> Result<Response<v1::Version>, Status> {
-        Err(unbuilt())
+    async fn pin(&self, request: Request<v1::PinRequest>) -> Result<Response<v1::Version>, Status> {
+        Ok(Response::new(self.keep(request.into_inner()).await?))
     }
 
-    async fn collect(&self, _: Request<v1::CollectRequest>) -> Result<Response<v1::CollectResponse>, Status> {
-        Err(unbuilt())
+    async fn collect(
+        &self,
+        request: Request<v1::CollectRequest>,
+    ) -> Result<Response<v1::CollectResponse>, Status> {
+        Ok(Response::new(self.forget(request.into_inner()).await?))
     }
 
-    async fn get_swap(&self, _: Request<v1::GetSwapRequest>) -> Result<Response<v1::Swap>, Status> {
-        Err(unbuilt())
+    async fn get_swap(&self, request: Request<v1::GetSwapRequest>) -> Result<Response<v1::Swap>, Status> {
+        let model = swaps::swap_of(request.into_inner())?;
+        Ok(Response::new(self.last_swap(&model)?))
     }
 
     type WatchSwapStream = ReceiverStream<Result<v1::Swap, Status>>;
 
     async fn watch_swap(
         &self,
-        _: Request<v1::WatchSwapRequest>,
+        request: Request<v1::WatchSwapRequest>,
     ) -> Result<Response<Self::WatchSwapStream>, Status> {
-        Err(unbuilt())
+        Ok(Response::new(self.follow_swap(request.into_inner())?))
     }
-}
-
-fn unbuilt() -> Status {
-    Status::unimplemented("this gateway cannot do that yet")
 }
 
 fn unseen() -> Status {
@@ -112,15 +117,8 @@ fn model(fleet: &Fleet, name: &str, alias: &Alias) -> v1::Model {
 }
 
 fn checkpoint(fleet: &Fleet, digest: &Digest, known: &Known) -> v1::Checkpoint {
-    let reports = fleet.members().iter().filter_map(|member| member.link.latest());
-    let dtypes: BTreeSet<String> = reports
-        .flat_map(|report| report.ready.clone())
-        .filter_map(|ready| ready.checkpoint)
-        .filter(|checkpoint| checkpoint.digest == digest.as_str())
-        .flat_map(|checkpoint| checkpoint.dtypes)
-        .collect();
     v1::Checkpoint {
-        dtypes: dtypes.into_iter().collect(),
+        dtypes: fleet.dtypes(digest),
         ready_workers: u32::try_from(known.ready.len()).unwrap_or(u32::MAX),
         ..known.card.checkpoint.clone()
     }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cluster::{Alias, Freshness, Sight, View, Worker};
+use cluster::{Alias, Etcd, Freshness, Name, Settings, Sight, View, Worker};
 use gateway::config::Serving;
 use gateway::fleet::Fleet;
 use gateway::guard::Guard;
@@ -12,6 +12,7 @@ use gateway::pool::Sources;
 use gateway::{Ends, Exit};
 use proto::v1::embeddings_client::EmbeddingsClient;
 use proto::v1::reranking_client::RerankingClient;
+use store::Store;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -59,6 +60,16 @@ pub(crate) fn view(workers: &[&FakeWorker], mini: char, epoch: u64) -> View {
     }
 }
 
+/// An etcd that does not answer.
+fn nowhere() -> Etcd {
+    let settings = Settings {
+        endpoints: vec!["127.0.0.1:1".into()],
+        cluster: Name::parse("nowhere").unwrap(),
+        tls: None,
+    };
+    Etcd::connect(settings).unwrap()
+}
+
 impl Gateway {
     /// A gateway with `workers`, all of them reporting; `mini` means checkpoint `a`.
     pub(crate) async fn start(workers: &[&FakeWorker]) -> Self {
@@ -78,15 +89,25 @@ impl Gateway {
 
     /// The same, and not everybody is let in.
     pub(crate) async fn guarded(view: View, serving: Serving, guard: Guard) -> Self {
+        let (views, viewed) = watch::channel(Arc::new(view));
+        let control = (nowhere(), None);
+        Self::run((views, viewed), control, serving, guard).await
+    }
+
+    pub(crate) async fn run(
+        (views, viewed): (watch::Sender<Arc<View>>, watch::Receiver<Arc<View>>),
+        (etcd, store): (Etcd, Option<Store>),
+        serving: Serving,
+        guard: Guard,
+    ) -> Self {
         let public = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let operators = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, admin) = (public.local_addr().unwrap(), operators.local_addr().unwrap());
-        let (views, viewed) = watch::channel(Arc::new(view));
         let (sight, seen) = watch::channel(Sight { freshness: Freshness::Current, refusals: 0 });
         let (picture, fleet) = watch::channel(Arc::default());
         let sources = Sources { views: viewed, sight: seen };
         let (record, told) = watch::channel(cluster::Gateway::default());
-        let ends = Ends { public, admin: operators, sources, fleet: picture, record, guard };
+        let ends = Ends { public, admin: operators, sources, fleet: picture, record, guard, etcd, store };
         let stop = CancellationToken::new();
         let served = TaskTracker::new().spawn(gateway::run(ends, serving, stop.clone()));
         Self { address, admin, views, sight, fleet, record: told, stop, served }
@@ -97,6 +118,11 @@ impl Gateway {
         let mut fleet = self.fleet.clone();
         let seen = fleet.wait_for(|fleet| condition(fleet));
         time::timeout(Duration::from_secs(30), seen).await.expect("it never saw that").unwrap();
+    }
+
+    /// What the gateway says of itself.
+    pub(crate) fn record(&self) -> watch::Receiver<cluster::Gateway> {
+        self.record.clone()
     }
 
     /// Waits until the gateway says of itself what it should.

@@ -1,11 +1,16 @@
 //! What the tests hold at both ends: workers that do as they are told, and a cluster that is what a test says.
 
 pub(crate) mod certificates;
+pub(crate) mod cluster;
+#[path = "../../../../cluster/tests/support/etcd.rs"]
+pub(crate) mod etcd;
 pub(crate) mod frames;
 pub(crate) mod gateway;
 pub(crate) mod keys;
 pub(crate) mod log;
+pub(crate) mod publisher;
 pub(crate) mod raw;
+pub(crate) mod trial;
 pub(crate) mod worker;
 
 use proto::v1;

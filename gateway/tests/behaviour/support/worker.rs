@@ -38,6 +38,8 @@ pub(crate) struct Mood {
     pub(crate) takes: Duration,
     /// A checkpoint on which a shard takes longer.
     pub(crate) dawdles: Option<(String, Duration)>,
+    /// A checkpoint on which a shard fails, and how.
+    pub(crate) fails: Option<(String, Status)>,
     /// What it answers instead.
     pub(crate) refuses: Option<Status>,
     /// Whether it says that it will end.
@@ -46,10 +48,27 @@ pub(crate) struct Mood {
     pub(crate) queued_tokens: u64,
     /// What it says it does in a second.
     pub(crate) tokens_per_second: f64,
+    /// How it takes checkpoints that the cluster wants it to load.
+    pub(crate) loads: Loads,
+    /// What its reports say of checkpoints on their way.
+    pub(crate) preparations: Vec<v1::Preparation>,
+    /// What it adds to golden vectors: other than 0, they are of another index space.
+    pub(crate) accent: f32,
     /// What its reports say that names mean.
     pub(crate) reported: Vec<wire::AliasSeen>,
     /// What its answers and refusals say that the name means.
     pub(crate) answered: Option<wire::AliasSeen>,
+}
+
+/// How a fake takes checkpoints that it is to load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loads {
+    /// At once.
+    Willingly,
+    /// Not yet.
+    Later,
+    /// It says that it cannot.
+    Never(cluster::NackReason),
 }
 
 /// A shard as it arrived.
@@ -64,11 +83,12 @@ pub(crate) struct Seen {
 
 /// What a fake and its test share.
 #[derive(Debug)]
-struct State {
+pub(crate) struct State {
     id: String,
     boot_id: AtomicU64,
     mood: Mutex<Mood>,
     seen: Mutex<Vec<Seen>>,
+    trials: Mutex<Vec<wire::TrialRequest>>,
     running: AtomicUsize,
 }
 
@@ -96,10 +116,14 @@ impl FakeWorker {
             loses: Vec::new(),
             takes: Duration::ZERO,
             dawdles: None,
+            fails: None,
             refuses: None,
             draining: false,
             queued_tokens: 0,
             tokens_per_second: 100_000.0,
+            loads: Loads::Willingly,
+            preparations: Vec::new(),
+            accent: 0.0,
             reported: Vec::new(),
             answered: None,
         };
@@ -108,6 +132,7 @@ impl FakeWorker {
             boot_id: AtomicU64::new(0),
             mood: Mutex::new(mood),
             seen: Mutex::default(),
+            trials: Mutex::default(),
             running: AtomicUsize::new(0),
         };
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -128,6 +153,16 @@ impl FakeWorker {
     /// The shards that arrived since the last time.
     pub(crate) fn take_seen(&self) -> Vec<Seen> {
         std::mem::take(&mut self.state.seen.lock().unwrap())
+    }
+
+    /// What it shares with whoever acts for it.
+    pub(crate) fn state(&self) -> Arc<State> {
+        Arc::clone(&self.state)
+    }
+
+    /// The checkpoints that it was asked to try out.
+    pub(crate) fn trials(&self) -> Vec<wire::TrialRequest> {
+        self.state.trials.lock().unwrap().clone()
     }
 
     /// Shards that are being worked on.
@@ -160,6 +195,18 @@ impl FakeWorker {
             .serve_with_incoming(arrivals);
         TaskTracker::new().spawn_on(server, process.handle());
         self.process = Some(process);
+    }
+}
+
+impl State {
+    /// How it is doing.
+    pub(crate) fn mood(&self) -> Mood {
+        self.mood.lock().unwrap().clone()
+    }
+
+    /// Says that this is loaded.
+    pub(crate) fn load(&self, loaded: Vec<(String, String)>) {
+        self.mood.lock().unwrap().loaded = loaded;
     }
 }
 
@@ -229,7 +276,8 @@ impl Fake {
         if mood.loses.contains(&origin.digest) {
             return Err(not_loaded(mood));
         }
-        match mood.refuses {
+        let fails = mood.fails.filter(|(digest, _)| *digest == origin.digest).map(|(_, status)| status);
+        match mood.refuses.or(fails) {
             Some(status) => Err(status),
             None => Ok(v1::Provenance {
                 digest: origin.digest,
@@ -334,6 +382,33 @@ impl Worker for Fake {
         Ok(Response::new(v1::CountResponse { provenance, counts }))
     }
 
+    type TrialStream = Pin<Box<dyn Stream<Item = Result<wire::TrialReport, Status>> + Send>>;
+
+    async fn trial(
+        &self,
+        request: Request<wire::TrialRequest>,
+    ) -> Result<Response<Self::TrialStream>, Status> {
+        let request = request.into_inner();
+        self.0.trials.lock().unwrap().push(request.clone());
+        let mood = self.mood();
+        if let Some(status) = mood.refuses {
+            return Err(status);
+        }
+        let digest = super::trial::manifest(&request).digest();
+        let progress = wire::trial_report::Step::Progress(v1::Preparation {
+            worker: self.0.id.clone(),
+            model: request.model.clone(),
+            digest,
+            stage: v1::Stage::Loading.into(),
+            ..v1::Preparation::default()
+        });
+        let steps = futures::stream::iter([progress]).chain(futures::stream::once(async move {
+            time::sleep(mood.takes).await;
+            wire::trial_report::Step::Tried(super::trial::tried(&request, mood.accent))
+        }));
+        Ok(Response::new(steps.map(|step| Ok(wire::TrialReport { step: Some(step) })).boxed()))
+    }
+
     type HealthStream = Pin<Box<dyn Stream<Item = Result<wire::HealthReport, Status>> + Send>>;
 
     async fn health(
@@ -372,7 +447,7 @@ fn report(state: &State, boot_id: &str) -> wire::HealthReport {
         total_tokens: 1 << 20,
         memory_bytes: 8,
         ready: mood.loaded.iter().map(ready).collect(),
-        preparations: Vec::new(),
+        preparations: mood.preparations,
         aliases: mood.reported,
     }
 }

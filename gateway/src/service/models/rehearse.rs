@@ -1,0 +1,255 @@
+//! Has a worker try a checkpoint out before anybody can see it, and looks at what came of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cluster::{Golden, ListedVersion, ModelKind};
+use manifest::Manifest;
+use proto::v1;
+use proto::v1::publish_response::Step;
+use proto::worker::v1::trial_report::Step as Said;
+use proto::worker::v1::{TrialReport, TrialRequest, Tried};
+use tokio::time;
+use tonic::Streaming;
+
+use super::publish::{Answers, Ended, tell};
+use crate::checkpoint::{Card, Kind};
+use crate::error::{self, Defect, ManageError, Unmet};
+use crate::likeness::cosine;
+use crate::link::Link;
+use crate::retry::Failure;
+use crate::service::Service;
+use crate::wire::swaps::Upload;
+
+/// A worker that says nothing for so long is given up: no checkpoint takes longer to be read, or copied in part.
+const SILENCE: Duration = Duration::from_secs(600);
+/// Golden vectors of one index space are at least this alike, as everywhere.
+const ALIKE: f64 = 0.999;
+
+/// A checkpoint that loads, and what is known of it now.
+#[derive(Debug)]
+pub(super) struct Rehearsed {
+    pub(super) manifest: Manifest,
+    pub(super) kind: ModelKind,
+    pub(super) architecture: String,
+    pub(super) index_space: String,
+    pub(super) tokenizer_sha256: String,
+    pub(super) golden: Golden,
+}
+
+/// A checkpoint of the index space that is claimed, which the new one has to meet.
+#[derive(Debug, PartialEq)]
+pub(super) struct Rival {
+    index_space: String,
+    digest: String,
+    texts: Vec<String>,
+    /// `[texts, dimensions]`, flat.
+    vectors: Vec<f32>,
+}
+
+impl Rival {
+    /// Whom `upload` has to meet, among `versions` of its model; nobody where it claims no index space.
+    pub(super) fn of(upload: &Upload, versions: &[ListedVersion]) -> Result<Option<Self>, Unmet> {
+        let Some(claimed) = &upload.index_space else { return Ok(None) };
+        let known = |listed: &&ListedVersion| listed.version.index_space == *claimed;
+        let rival = |listed: &ListedVersion| {
+            let golden = listed.version.golden.as_ref()?;
+            let vectors = golden.vectors().ok().filter(|_| !golden.texts.is_empty())?;
+            let (digest, texts) = (listed.digest.clone(), golden.texts.clone());
+            Some(Self { index_space: claimed.clone(), digest, texts, vectors })
+        };
+        let sentence = || {
+            format!(
+                "no version of model {} is of index space {claimed:?} and has golden vectors to be held against",
+                upload.model
+            )
+        };
+        let rival = versions.iter().filter(known).find_map(rival);
+        rival.map(Some).ok_or_else(|| Unmet {
+            what: "INDEX_SPACE",
+            subject: claimed.clone(),
+            sentence: sentence(),
+        })
+    }
+}
+
+impl Service {
+    /// Has a worker try the checkpoint out; another one where that dies.
+    pub(super) async fn rehearse(
+        &self,
+        upload: &Upload,
+        rival: Option<&Rival>,
+        answers: &Answers,
+    ) -> Result<Rehearsed, Ended> {
+        let files = upload.files.iter().map(|file| v1::CheckpointFile {
+            path: file.path.clone(),
+            size: file.size,
+            sha256: file.sha256.clone(),
+        });
+        let request = TrialRequest {
+            model: upload.model.to_string(),
+            files: files.collect(),
+            pooling: upload.pooling.clone(),
+            max_tokens: upload.max_tokens,
+            texts: rival.map(|rival| rival.texts.clone()).unwrap_or_default(),
+        };
+        let nobody =
+            format!("no worker that may serve model {} can be reached to try the checkpoint", upload.model);
+        let mut last = not_now(&nobody);
+        for link in self.understudies(upload) {
+            match on(&link, &request, answers).await? {
+                Ok(tried) => return Ok(judge(upload, rival, tried)?),
+                Err(failure) => {
+                    let reason = failure.label();
+                    tracing::info!(worker = %link.seat, reason, "a worker did not try a checkpoint out");
+                    last = elsewhere(failure, &nobody)?;
+                }
+            }
+        }
+        Err(last.into())
+    }
+
+    /// Workers that may serve the model, the idlest first.
+    fn understudies(&self, upload: &Upload) -> Vec<Arc<Link>> {
+        let (fleet, view) = (self.dispatcher.fleet(), self.control.view());
+        let may_serve = |link: &&Arc<Link>| {
+            view.workers.get(&link.seat.id).is_none_or(|worker| worker.may_serve(upload.model.as_str()))
+        };
+        let mut links: Vec<_> =
+            fleet.serving().filter(|link| link.trusted()).filter(may_serve).cloned().collect();
+        links.sort_by_key(|link| link.burden().tokens);
+        links
+    }
+}
+
+/// Follows one worker's trial, and passes on how far it is.
+async fn on(link: &Link, request: &TrialRequest, answers: &Answers) -> Result<Result<Tried, Failure>, Ended> {
+    let trying = async {
+        let mut reports = match link.client().trial(request.clone()).await {
+            Ok(reports) => reports.into_inner(),
+            Err(status) => return Ok(Err(Failure::of(status))),
+        };
+        loop {
+            match report(&mut reports).await {
+                Ok(Said::Progress(trial)) => {
+                    tell(answers, Step::Progress(v1::PublishProgress { trial: Some(trial) })).await?;
+                }
+                Ok(Said::Tried(tried)) => return Ok(Ok(tried)),
+                Err(failure) => return Ok(Err(failure)),
+            }
+        }
+    };
+    // Both others are cancel safe; a trial that is dropped is ended by the worker.
+    tokio::select! {
+        tried = trying => tried,
+        () = link.given_up() => Ok(Err(Failure::Lost)),
+        () = answers.closed() => Err(Ended::Gone),
+    }
+}
+
+async fn report(reports: &mut Streaming<TrialReport>) -> Result<Said, Failure> {
+    match time::timeout(SILENCE, reports.message()).await {
+        Ok(Ok(Some(TrialReport { step: Some(said) }))) => Ok(said),
+        Ok(Ok(Some(TrialReport { step: None }) | None)) | Err(_) => Err(Failure::Lost),
+        Ok(Err(status)) => Err(Failure::of(status)),
+    }
+}
+
+/// What the publisher is told if this was the last worker to ask.
+///
+/// # Errors
+/// Where no other worker would say anything else.
+fn elsewhere(failure: Failure, nobody: &str) -> Result<ManageError, ManageError> {
+    match failure {
+        Failure::Absent | Failure::Unsent | Failure::Lost | Failure::Leaving | Failure::Late => {
+            Ok(not_now(nobody))
+        }
+        Failure::Busy(status) => Ok(ManageError::Refused(status)),
+        // It has no store, or no room: another may have.
+        Failure::Refused(status) if status.code() == tonic::Code::FailedPrecondition => {
+            Ok(ManageError::Refused(status))
+        }
+        Failure::Refused(status) => Err(ManageError::Refused(status)),
+        Failure::Defect(status) => {
+            Err(Defect(format!("a worker that tries a checkpoint answered {status}")).into())
+        }
+    }
+}
+
+fn not_now(what: &str) -> ManageError {
+    error::unreachable(what.to_owned()).into()
+}
+
+fn defect(what: &str) -> Defect {
+    Defect(format!("a worker that tried a checkpoint out speaks of {what}"))
+}
+
+/// Little-endian f32; `None` where these are no numbers.
+fn floats(bytes: &[u8]) -> Option<Vec<f32>> {
+    let (numbers, rest) = bytes.as_chunks();
+    let numbers: Vec<_> = numbers.iter().map(|&number| f32::from_le_bytes(number)).collect();
+    (rest.is_empty() && numbers.iter().all(|number| number.is_finite())).then_some(numbers)
+}
+
+/// Holds what a worker says against what was uploaded, and against the index space that is claimed.
+fn judge(upload: &Upload, rival: Option<&Rival>, tried: Tried) -> Result<Rehearsed, ManageError> {
+    let Tried { manifest, checkpoint, tokenizer_sha256, mut golden_texts, golden_vectors } = tried;
+    let manifest = Manifest::parse(manifest.as_bytes()).map_err(|error| Defect(error.to_string()))?;
+    let digest = manifest.digest();
+    let card =
+        checkpoint.as_ref().and_then(Card::of).ok_or_else(|| defect("no checkpoint that is known here"))?;
+    if manifest.files != upload.files || card.checkpoint.digest != digest {
+        return Err(defect("another checkpoint than it was given").into());
+    }
+    let kind = match card.kind {
+        Kind::Embedder => ModelKind::Embedder,
+        Kind::CrossEncoder => ModelKind::CrossEncoder,
+    };
+    let mut vectors = floats(&golden_vectors).ok_or_else(|| defect("vectors that are none"))?;
+    let row = manifest.dimensions.max(1);
+    let asked = rival.map_or(0, |rival| rival.texts.len());
+    let own = golden_texts.len().checked_sub(asked).filter(|_| vectors.len() == golden_texts.len() * row);
+    let own = own.ok_or_else(|| defect("another number of vectors than of texts"))?;
+    let index_space = match rival {
+        None => digest,
+        Some(rival) => {
+            meets(rival, (kind, row), &vectors[own * row..])?;
+            rival.index_space.clone()
+        }
+    };
+    golden_texts.truncate(own);
+    vectors.truncate(own * row);
+    let golden = Golden::new(golden_texts, &vectors);
+    let architecture = card.checkpoint.architecture;
+    Ok(Rehearsed { manifest, kind, architecture, index_space, tokenizer_sha256, golden })
+}
+
+fn wide(numbers: &[f32]) -> Vec<f64> {
+    numbers.iter().copied().map(f64::from).collect()
+}
+
+/// Whether `vectors` of the rival's texts, `[texts, row]`, are the rival's, as far as can be told.
+fn meets(rival: &Rival, (kind, row): (ModelKind, usize), vectors: &[f32]) -> Result<(), Unmet> {
+    let Rival { index_space, digest, texts: _, vectors: theirs } = rival;
+    let unmet = |why: String| {
+        let sentence = format!(
+            "the vectors are not of index space {index_space:?}: {why}; leave index_space out to begin a space of its own"
+        );
+        Unmet { what: "INDEX_SPACE", subject: index_space.clone(), sentence }
+    };
+    if kind != ModelKind::Embedder {
+        return Err(unmet("a cross-encoder has no vectors".to_owned()));
+    }
+    if theirs.len() != vectors.len() {
+        return Err(unmet(format!("checkpoint {digest} makes vectors of another length")));
+    }
+    let cosines =
+        vectors.chunks(row).zip(theirs.chunks(row)).map(|(ours, theirs)| cosine(&wide(ours), &wide(theirs)));
+    match cosines.reduce(f64::min) {
+        Some(least) if least >= ALIKE => Ok(()),
+        Some(least) => Err(unmet(format!(
+            "their least cosine with those of checkpoint {digest} is {least:.4}, below {ALIKE}"
+        ))),
+        None => Err(unmet(format!("checkpoint {digest} has no golden vectors"))),
+    }
+}

@@ -1,0 +1,200 @@
+//! Versions and swaps as callers are shown them.
+
+use std::collections::BTreeMap;
+
+use cluster::{Alias, ListedVersion, ModelKind, Swap, SwapMode, SwapState, View};
+use proto::v1;
+
+use crate::checkpoint::Digest;
+use crate::fleet::Fleet;
+
+/// A version, and what it is to its model now.
+#[must_use]
+pub fn version(listed: &ListedVersion, view: &View, fleet: &Fleet) -> v1::Version {
+    let ListedVersion { model, digest, version } = listed;
+    let files = version.manifest.files.iter().map(|file| v1::CheckpointFile {
+        path: file.path.clone(),
+        size: file.size,
+        sha256: file.sha256.clone(),
+    });
+    let metric = |(name, &value): (&String, &f64)| v1::Metric { name: name.clone(), value };
+    let golden_inputs = version.golden.as_ref().map_or(0, |golden| golden.texts.len());
+    v1::Version {
+        model: model.clone(),
+        checkpoint: Some(checkpoint(listed, fleet)),
+        files: files.collect(),
+        tokenizer_sha256: version.tokenizer_sha256.clone(),
+        parent: version.parent.clone().unwrap_or_default(),
+        evaluation: version.evaluation.iter().map(metric).collect(),
+        job: version.job.clone().unwrap_or_default(),
+        created_unix_ms: version.created_unix_ms,
+        golden_inputs: small(golden_inputs),
+        stored: version.stored,
+        pinned: view.pins.contains_key(&(model.clone(), digest.clone())),
+        role: role(view.aliases.get(model), view.swaps.get(model), digest).into(),
+    }
+}
+
+fn checkpoint(ListedVersion { model: _, digest, version }: &ListedVersion, fleet: &Fleet) -> v1::Checkpoint {
+    let kind = match version.kind {
+        ModelKind::Embedder => v1::ModelKind::Embedder,
+        ModelKind::CrossEncoder => v1::ModelKind::CrossEncoder,
+    };
+    let loaded = Digest::from(digest.as_str());
+    v1::Checkpoint {
+        digest: digest.clone(),
+        index_space: version.index_space.clone(),
+        kind: kind.into(),
+        dimensions: small(version.manifest.dimensions),
+        max_tokens: small(version.manifest.max_tokens),
+        pooling: version.manifest.pooling.clone().unwrap_or_default(),
+        normalize: version.manifest.normalize,
+        architecture: version.architecture.clone(),
+        dtypes: fleet.dtypes(&loaded),
+        ready_workers: small(fleet.ready(&loaded).len()),
+    }
+}
+
+fn role(alias: Option<&Alias>, swap: Option<&Swap>, digest: &str) -> v1::VersionRole {
+    if alias.is_some_and(|alias| alias.digest == digest) {
+        v1::VersionRole::Current
+    } else if swap.is_some_and(|swap| swap.state.is_open() && swap.to == digest) {
+        v1::VersionRole::Coming
+    } else if alias.is_some_and(|alias| alias.prev.as_deref() == Some(digest)) {
+        v1::VersionRole::Previous
+    } else {
+        v1::VersionRole::Unspecified
+    }
+}
+
+/// A swap of `model`, and how far each worker is with it.
+#[must_use]
+pub fn swap(model: &str, swap: &Swap, view: &View, fleet: &Fleet) -> v1::Swap {
+    let ready = view.ready.get(&(model.to_owned(), swap.to.clone())).into_iter().flatten().count();
+    let event =
+        |event: &cluster::SwapEvent| v1::SwapEvent { at_unix_ms: event.at_unix_ms, what: event.what.clone() };
+    v1::Swap {
+        id: swap.swap_id.clone(),
+        model: model.to_owned(),
+        from: swap.from.clone().unwrap_or_default(),
+        to: swap.to.clone(),
+        state: state(swap.state).into(),
+        mode: mode(swap.mode).into(),
+        min_ready: swap.min_ready,
+        ready: small(ready),
+        workers: workers(model, swap, view, fleet),
+        deadline_unix_ms: swap.deadline_unix_ms,
+        epoch: swap.epoch,
+        reason: swap.reason.clone().unwrap_or_default(),
+        events: swap.events.iter().map(event).collect(),
+        comparison: swap.comparison.as_ref().map(comparison),
+        plan: Some(plan(&swap.plan)),
+    }
+}
+
+fn state(state: SwapState) -> v1::SwapState {
+    match state {
+        SwapState::Requested => v1::SwapState::Requested,
+        SwapState::Preparing => v1::SwapState::Preparing,
+        SwapState::Trial => v1::SwapState::Trial,
+        SwapState::Committed => v1::SwapState::Committed,
+        SwapState::Retired => v1::SwapState::Retired,
+        SwapState::Aborted => v1::SwapState::Aborted,
+        SwapState::RolledBack => v1::SwapState::RolledBack,
+    }
+}
+
+fn mode(mode: SwapMode) -> v1::SwapMode {
+    match mode {
+        SwapMode::Beside => v1::SwapMode::Beside,
+        SwapMode::Waves => v1::SwapMode::Waves,
+    }
+}
+
+/// How far each worker is, by id: as it says itself, or as the cluster has it where it says nothing.
+fn workers(model: &str, swap: &Swap, view: &View, fleet: &Fleet) -> Vec<v1::Preparation> {
+    let at = |worker: &str, stage: v1::Stage| v1::Preparation {
+        worker: worker.to_owned(),
+        model: model.to_owned(),
+        digest: swap.to.clone(),
+        stage: stage.into(),
+        ..v1::Preparation::default()
+    };
+    let mut workers = BTreeMap::new();
+    for worker in view.workers.values().filter(|worker| worker.may_serve(model)) {
+        workers.insert(worker.id.to_string(), at(worker.id.as_str(), v1::Stage::Unspecified));
+    }
+    for refusal in &swap.refusals {
+        let failed = v1::Preparation {
+            reason: refusal.reason.to_string(),
+            detail: refusal.detail.clone(),
+            ..at(refusal.worker.as_str(), v1::Stage::Failed)
+        };
+        workers.insert(refusal.worker.to_string(), failed);
+    }
+    for (id, told) in told(model, swap, fleet) {
+        workers.insert(id, told);
+    }
+    for worker in view.ready.get(&(model.to_owned(), swap.to.clone())).into_iter().flatten() {
+        workers.insert(worker.to_string(), at(worker.as_str(), v1::Stage::Ready));
+    }
+    workers.into_values().collect()
+}
+
+/// What workers say themselves of the checkpoint that `swap` leads to.
+fn told<'a>(
+    model: &'a str,
+    swap: &'a Swap,
+    fleet: &'a Fleet,
+) -> impl Iterator<Item = (String, v1::Preparation)> {
+    fleet.members().iter().filter_map(move |member| {
+        let report = member.link.latest()?;
+        let ours = |told: &&v1::Preparation| told.model == model && told.digest == swap.to;
+        let told = report.preparations.iter().find(ours)?.clone();
+        let id = member.link.seat.id.to_string();
+        Some((id.clone(), v1::Preparation { worker: id, ..told }))
+    })
+}
+
+fn comparison(seen: &cluster::Comparison) -> v1::Comparison {
+    let known = |number: Option<f64>| number.unwrap_or_default();
+    v1::Comparison {
+        old_calls: seen.old_calls,
+        new_calls: seen.new_calls,
+        old_errors: seen.old_errors,
+        new_errors: seen.new_errors,
+        old_p99_ms: known(seen.old_p99_ms),
+        new_p99_ms: known(seen.new_p99_ms),
+        shadowed_calls: seen.shadowed_calls,
+        shadow_failures: seen.shadow_failures,
+        cosine_min: known(seen.cosine_min),
+        cosine_mean: known(seen.cosine_mean),
+        rank_correlation_min: known(seen.rank_correlation_min),
+        rank_correlation_mean: known(seen.rank_correlation_mean),
+        latency_ratio: known(seen.latency_ratio),
+    }
+}
+
+fn plan(plan: &cluster::SwapPlan) -> v1::SwapPlan {
+    let seconds = |milliseconds: u64| u32::try_from(milliseconds / 1000).unwrap_or(u32::MAX);
+    let canary = |canary: &cluster::CanaryPlan| v1::CanaryPlan {
+        per_mille: canary.per_mille,
+        hold_seconds: Some(seconds(canary.hold_ms)),
+        min_calls: Some(u32::try_from(canary.min_calls).unwrap_or(u32::MAX)),
+        max_error_excess: Some(canary.max_error_excess),
+        max_p99_ratio: Some(canary.max_p99_ratio),
+    };
+    v1::SwapPlan {
+        min_ready: plan.min_ready,
+        deadline_seconds: Some(seconds(plan.deadline_ms)),
+        retire_after_seconds: plan.retire_after_ms.map(seconds),
+        new_space: plan.new_space,
+        canary: plan.canary.as_ref().map(canary),
+        shadow_per_mille: plan.shadow_per_mille,
+        shadow_seconds: Some(seconds(plan.shadow_ms)),
+    }
+}
+
+fn small(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
