@@ -20,7 +20,8 @@ pub enum Verdict {
 /// Judges a list by the workers we can reach ourselves: one that has lost more than half of the workers that still
 /// answer says more about etcd (wiped, restored from an old snapshot, every lease expired at once) than about them.
 ///
-/// Workers that said they were draining may go, though they answer to the end.
+/// Workers that said they were draining may go, though they answer to the end. What a believed list says of names is
+/// judged apart, by the epochs that were seen: [`View::overtaken`].
 pub fn accept(old: &View, new: &View, answering: impl Fn(&WorkerId) -> bool) -> Verdict {
     let staying = old.workers.values().filter(|worker| !worker.draining).map(|worker| &worker.id);
     let alive: Vec<&WorkerId> = staying.filter(|id| answering(id)).collect();

@@ -27,6 +27,13 @@ pub trait Directory: Send + 'static {
     /// The directory cannot be read at present.
     fn list(&mut self) -> impl Future<Output = Result<View, Self::Error>> + Send;
 
+    /// Makes the directory say again what it has gone back behind: the [overtaken](View::overtaken) names of `view`.
+    /// May be called as often as one likes.
+    ///
+    /// # Errors
+    /// The directory cannot be written at present.
+    fn mend(&mut self, view: &View) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
     /// Waits until the view may differ from the one last listed, however long ago that was. Cancel safe.
     ///
     /// # Errors
@@ -65,7 +72,8 @@ pub enum Freshness {
     Current,
     /// The directory does not answer; the view is the last one it gave.
     Stale,
-    /// The directory answers with a list that is not believed; the view is the last one that was. An alarm.
+    /// The directory answers with a list that is not believed, or not in all; the view is the last one that was, at
+    /// least in what it says of names. An alarm.
     Doubted,
 }
 
@@ -74,7 +82,7 @@ pub enum Freshness {
 pub struct Sight {
     /// How well the view is known now.
     pub freshness: Freshness,
-    /// Lists refused since the start.
+    /// Lists not believed, wholly or in part, since the start.
     pub refusals: u64,
 }
 
@@ -94,7 +102,9 @@ pub struct Follow<F> {
 /// empty view costs an outage.
 ///
 /// A list that loses more than half of the workers that still answer is not applied ([`accept`]); it is logged as
-/// an error, shown as [`Freshness::Doubted`], and asked for again until it is believed or the workers are silent.
+/// an error, shown as [`Freshness::Doubted`], and asked for again until it is believed or the workers are silent. So it
+/// is where a name has gone back to an epoch before one that was seen: then all else is applied, the name stays as it
+/// was, and the directory is [mended](Directory::mend).
 pub async fn follow<D, F>(
     mut directory: D,
     views: watch::Sender<Arc<View>>,
@@ -137,9 +147,11 @@ impl<F: Fn(&WorkerId) -> bool + Send + Sync> Observer<F> {
         let pace = self.options.pace;
         let verdict = accept(&self.views.borrow(), &view, &self.options.still_answers);
         let patience = match verdict {
+            Verdict::Apply if self.apply(view) => pace.relist,
             Verdict::Apply => {
-                self.apply(view);
-                pace.relist
+                let view = Arc::clone(&self.views.borrow());
+                directory.mend(&view).await?;
+                pace.retry.delay(self.doubts - 1, roll())
             }
             Verdict::Refuse { missing, answering } => {
                 self.refuse(missing, answering);
@@ -153,14 +165,22 @@ impl<F: Fn(&WorkerId) -> bool + Send + Sync> Observer<F> {
         Ok(())
     }
 
-    fn apply(&mut self, mut view: View) {
-        let old = self.sight(Freshness::Current);
-        self.doubts = 0;
-        if matches!(old, Freshness::Stale | Freshness::Doubted) {
-            tracing::info!("the view of the cluster is current again");
+    /// Publishes what is to be believed of `view`; answers whether that is all.
+    fn apply(&mut self, mut view: View) -> bool {
+        view.keep_epochs(&self.views.borrow());
+        let is_believed = view.overtaken.is_empty();
+        if is_believed {
+            self.believe();
+        } else {
+            let names: Vec<&String> = view.overtaken.keys().collect();
+            self.doubt(|| {
+                tracing::error!(
+                    ?names,
+                    "etcd has gone back behind epochs that were seen: keeping them; was it restored?"
+                );
+            });
         }
         self.views.send_if_modified(|published| {
-            view.keep_epochs(published);
             if **published == view {
                 return false;
             }
@@ -170,17 +190,32 @@ impl<F: Fn(&WorkerId) -> bool + Send + Sync> Observer<F> {
             *published = Arc::new(view);
             true
         });
+        is_believed
     }
 
     fn refuse(&mut self, missing: usize, answering: usize) {
-        self.doubts = self.doubts.saturating_add(1);
-        self.options.sight.send_modify(|sight| sight.refusals += 1);
-        if self.sight(Freshness::Doubted) != Freshness::Doubted {
+        self.doubt(|| {
             tracing::error!(
                 missing,
                 answering,
                 "etcd lists too few of the workers that answer: keeping the last view; was etcd wiped or restored?"
             );
+        });
+    }
+
+    fn believe(&mut self) {
+        self.doubts = 0;
+        if matches!(self.sight(Freshness::Current), Freshness::Stale | Freshness::Doubted) {
+            tracing::info!("the view of the cluster is current again");
+        }
+    }
+
+    /// Counts the list, and cries out where the one before was believed.
+    fn doubt(&mut self, cry: impl FnOnce()) {
+        self.doubts = self.doubts.saturating_add(1);
+        self.options.sight.send_modify(|sight| sight.refusals += 1);
+        if self.sight(Freshness::Doubted) != Freshness::Doubted {
+            cry();
         }
     }
 

@@ -10,6 +10,8 @@
 //!   list that has lost most of the workers that still answer is not believed ([`accept`]).
 //! * **etcd is never waited for** without a bound, and being without it is never fatal: nothing here ends because
 //!   of it, and what was registered is registered again.
+//! * **No epoch goes back.** An etcd that was wiped or restored from an old snapshot is doubted, and those who have seen
+//!   a later epoch of a name put it back.
 //! * **What cannot be read is skipped**, with a warning, and hides nothing else.
 //!
 //! A worker that is ready with one checkpoint, and follows the cluster it is in:
@@ -101,6 +103,7 @@ mod leasing;
 mod ledger;
 mod listing;
 mod membership;
+mod mend;
 mod name;
 mod operator;
 mod presence;

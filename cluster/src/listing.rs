@@ -97,6 +97,10 @@ impl Directory for EtcdDirectory {
         Ok(view)
     }
 
+    async fn mend(&mut self, view: &View) -> Result<(), Error> {
+        self.etcd.mend(view).await
+    }
+
     async fn changed(&mut self) -> Result<(), Error> {
         let outcome = self.next_change().await;
         if outcome.is_err() {

@@ -34,9 +34,9 @@ pub struct View {
     pub gateways: BTreeMap<GatewayId, Gateway>,
     /// The gateway that carries swaps out, if there is one at present.
     pub leader: Option<Leader>,
-    /// Models whose alias here was seen before and is missing in etcd, or is of an earlier epoch there: etcd was wiped,
-    /// or restored from a snapshot. The leader puts these aliases back.
-    pub overtaken: BTreeSet<String>,
+    /// Models whose alias here was seen before, with the one that etcd has instead: none, or one that cannot have
+    /// followed. etcd was wiped, or restored from a snapshot, and whoever follows it puts these aliases back.
+    pub overtaken: BTreeMap<String, Option<Alias>>,
     /// When entries were written: what a change rests on is compared by it. Empty in a view that nobody acts on.
     pub revisions: Revisions,
 }
@@ -83,13 +83,13 @@ impl View {
         (view, skipped)
     }
 
-    /// Keeps what `older` knows of names where that is of a later epoch: an epoch that was seen is never unseen,
+    /// Keeps what `older` knows of names where that overtakes what is here: an epoch that was seen is never unseen,
     /// whatever becomes of etcd.
     pub(crate) fn keep_epochs(&mut self, older: &Self) {
         for (model, known) in &older.aliases {
-            if self.aliases.get(model).is_none_or(|alias| alias.epoch < known.epoch) {
-                self.aliases.insert(model.clone(), known.clone());
-                self.overtaken.insert(model.clone());
+            if self.aliases.get(model).is_none_or(|listed| known.overtakes(listed)) {
+                let listed = self.aliases.insert(model.clone(), known.clone());
+                self.overtaken.insert(model.clone(), listed);
             }
         }
     }

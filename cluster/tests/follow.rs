@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cluster::{Directory, Follow, Freshness, Pace, Sight, View, Worker, WorkerId, follow};
+use cluster::{Alias, Directory, Follow, Freshness, Pace, Sight, View, Worker, WorkerId, follow};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{self, Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -21,6 +21,8 @@ struct Script {
     lists: VecDeque<Result<View, Broken>>,
     changes: mpsc::Receiver<Result<(), Broken>>,
     listed: Arc<Mutex<Vec<Instant>>>,
+    /// What it was asked to say again.
+    mended: Arc<Mutex<Vec<(String, u64)>>>,
 }
 
 impl Directory for Script {
@@ -32,6 +34,12 @@ impl Directory for Script {
             1 => self.lists[0].as_ref().map(View::clone).map_err(|_| Broken),
             _ => self.lists.pop_front().unwrap(),
         }
+    }
+
+    async fn mend(&mut self, view: &View) -> Result<(), Broken> {
+        let names = view.overtaken.keys().map(|name| (name.clone(), view.aliases[name].epoch));
+        self.mended.lock().unwrap().extend(names);
+        Ok(())
     }
 
     async fn changed(&mut self) -> Result<(), Broken> {
@@ -49,6 +57,7 @@ struct Play {
     answering: watch::Sender<bool>,
     changes: mpsc::Sender<Result<(), Broken>>,
     listed: Arc<Mutex<Vec<Instant>>>,
+    mended: Arc<Mutex<Vec<(String, u64)>>>,
     tasks: TaskTracker,
     stop: DropGuard,
 }
@@ -56,8 +65,9 @@ struct Play {
 /// Starts following `lists`. All workers answer until the test says otherwise.
 fn play(lists: impl IntoIterator<Item = Result<View, Broken>>) -> Play {
     let (changes, told) = mpsc::channel(16);
-    let listed = Arc::default();
-    let script = Script { lists: lists.into_iter().collect(), changes: told, listed: Arc::clone(&listed) };
+    let (listed, mended) = (Arc::default(), Arc::default());
+    let lists = lists.into_iter().collect();
+    let script = Script { lists, changes: told, listed: Arc::clone(&listed), mended: Arc::clone(&mended) };
     let (tell_views, views) = watch::channel(Arc::default());
     let (tell_sight, sight) = watch::channel(Sight::default());
     let (answering, answers) = watch::channel(true);
@@ -65,7 +75,7 @@ fn play(lists: impl IntoIterator<Item = Result<View, Broken>>) -> Play {
     let options = Follow { pace: Pace::default(), still_answers, sight: tell_sight };
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     tasks.spawn(follow(script, tell_views, options, stop.clone()));
-    Play { views, sight, answering, changes, listed, tasks, stop: stop.drop_guard() }
+    Play { views, sight, answering, changes, listed, mended, tasks, stop: stop.drop_guard() }
 }
 
 impl Play {
@@ -213,6 +223,35 @@ async fn doubt_outlasts_an_outage_and_ends_with_a_better_list() {
     play.pass(SECOND * 5).await;
     play.shows(&["a", "b", "c"], Freshness::Current);
     assert_eq!(play.sight.borrow().refusals, 1);
+}
+
+/// A view of `workers` in which `m` means `digest` at `epoch`.
+fn named(workers: &[&str], digest: &str, epoch: u64) -> View {
+    let aliases = [("m".to_owned(), Alias::of(digest, epoch))].into();
+    View { aliases, ..view(workers) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_does_not_go_back_and_the_rest_of_the_list_is_applied() {
+    for (back, is) in [
+        ("an earlier epoch", named(&["a", "b"], "old", 4)),
+        ("no epoch", view(&["a", "b"])),
+        ("another meaning of the epoch", named(&["a", "b"], "other", 5)),
+    ] {
+        let play = play([Ok(named(&["a"], "new", 5)), Ok(is), Ok(named(&["a", "b"], "new", 6))]);
+        play.pass(MOMENT).await;
+        play.shows(&["a"], Freshness::Current);
+        play.tell(Ok(())).await;
+        play.pass(MOMENT / 2).await;
+        play.shows(&["a", "b"], Freshness::Doubted);
+        assert_eq!(play.views.borrow().aliases["m"], Alias::of("new", 5), "{back}");
+        assert_eq!(*play.mended.lock().unwrap(), [("m".to_owned(), 5)], "{back}");
+        // It does not wait for the minute to pass.
+        play.pass(SECOND).await;
+        play.shows(&["a", "b"], Freshness::Current);
+        assert_eq!(play.views.borrow().aliases["m"], Alias::of("new", 6));
+        assert_eq!(play.sight.borrow().refusals, 1, "{back}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -64,6 +64,12 @@ impl Alias {
         }
     }
 
+    /// Whether this cannot have been followed by `other`: epochs rise, and none has two meanings.
+    pub(crate) fn overtakes(&self, other: &Self) -> bool {
+        let answers = |alias: &Self| (alias.digest.clone(), alias.canary.clone());
+        self.epoch > other.epoch || (self.epoch == other.epoch && answers(self) != answers(other))
+    }
+
     /// Every checkpoint that workers keep loaded because of the name, each once.
     #[must_use]
     pub fn keeps(&self) -> BTreeSet<&str> {

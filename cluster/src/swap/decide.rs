@@ -43,8 +43,9 @@ struct Case<'v, 'm> {
 
 impl<'v> Case<'v, '_> {
     fn next(&self) -> Option<Move> {
-        if self.view.overtaken.contains(self.model()) {
-            return self.standing.alias.map(Move::restore);
+        if self.view.overtaken.contains_key(self.model()) {
+            // Once the name is put back there is something to rest on again.
+            return None;
         }
         let of_swap = self.standing.swap.and_then(|swap| match swap.state {
             SwapState::Requested => self.requested(swap),

@@ -15,12 +15,6 @@ pub(crate) struct Move {
 }
 
 impl Move {
-    /// Puts back what etcd has forgotten: a name whose epoch was seen to be higher.
-    pub(super) fn restore(alias: &Alias) -> Self {
-        let what = format!("restore epoch {} of the name, which etcd has forgotten", alias.epoch);
-        Self { what, step: Step { alias: Some(alias.clone()), ..Step::default() } }
-    }
-
     /// Has workers get ready: all of them, `min_ready` at least.
     pub(super) fn prepare(swap: &Swap, (workers, min_ready): (u32, u32), now: u64) -> Self {
         let what = format!("{min_ready} of {workers} workers must be ready");

@@ -12,6 +12,7 @@ mod compaction;
 mod entries;
 mod following;
 mod leader_changes;
+mod lost_history;
 mod lost_leases;
 mod members_down;
 mod outages;
@@ -135,16 +136,25 @@ impl Follower {
 }
 
 /// Notes how few workers any view had, until `stop`.
-fn note_fewest(mut views: watch::Receiver<Arc<View>>, stop: &CancellationToken) -> watch::Receiver<usize> {
-    let (tell, fewest) = watch::channel(views.borrow().workers.len());
+fn note_fewest(views: watch::Receiver<Arc<View>>, stop: &CancellationToken) -> watch::Receiver<usize> {
+    note_least(views, stop, |view| view.workers.len())
+}
+
+/// Notes the least that `measure` was of any view, until `stop`.
+fn note_least<N: Copy + Ord + Send + Sync + 'static>(
+    mut views: watch::Receiver<Arc<View>>,
+    stop: &CancellationToken,
+    measure: impl Fn(&View) -> N + Send + 'static,
+) -> watch::Receiver<N> {
+    let (tell, least) = watch::channel(measure(&views.borrow()));
     let stop = stop.clone();
     TaskTracker::new().spawn(stop.run_until_cancelled_owned(async move {
         while views.changed().await.is_ok() {
-            let workers = views.borrow_and_update().workers.len();
-            tell.send_modify(|fewest| *fewest = workers.min(*fewest));
+            let now = measure(&views.borrow_and_update());
+            tell.send_modify(|least| *least = now.min(*least));
         }
     }));
-    fewest
+    least
 }
 
 /// Which lease `key` is under.
