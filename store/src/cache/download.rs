@@ -98,6 +98,9 @@ impl Cache {
             open.set_len(0).at(part)?;
             at = 0;
         }
+        if at == file.size {
+            return Ok(()); // An empty one, or one that was cut off before it got its name.
+        }
         let mut pieces = std::pin::pin!(store.read(file, at).await?);
         while let Some(data) = pieces.try_next().await? {
             report.at(at);

@@ -152,6 +152,34 @@ fn what_is_damaged_in_the_store_is_not_handed_out() {
 }
 
 #[tokio::test]
+async fn what_others_wrote_is_not_trusted() {
+    let (store_dir, store, dir, cache) = world(1 << 20, &[]).await;
+    let honest = Checkpoint::usual(1);
+    let digest = publish(&store, &honest).await;
+    let manifests = store_dir.path().join("manifests");
+    let manifest = |digest: &str| manifests.join(format!("{digest}.json"));
+
+    fs::write(manifest(&digest), Checkpoint::usual(2).manifest().canonical()).unwrap();
+    let error = store.manifest(&digest).await.unwrap_err();
+    assert!(matches!(error, Error::Checksum { .. }), "{error}");
+
+    let mut climbing = honest.manifest();
+    climbing.files[0].path = "../../escaped".into();
+    fs::write(manifest(&climbing.digest()), climbing.canonical()).unwrap();
+    let error = store.manifest(&climbing.digest()).await.unwrap_err();
+    assert!(matches!(error, Error::Format { .. }), "{error}");
+    let error = cache.checkpoint(&store, &climbing.files, &|_| ()).await.unwrap_err();
+    assert!(matches!(error, Error::Format { .. }), "{error}");
+    assert_eq!(files(dir.path()), [] as [PathBuf; 0]);
+
+    // What is not known to be needed cannot be told from what is not.
+    let keep = [digest].into();
+    let error = store.collect(&keep, std::time::Duration::ZERO, store::Purpose::Delete).await.unwrap_err();
+    assert!(matches!(error, Error::Checksum { .. }), "{error}");
+    have(&cache, &store, &honest).await.unwrap();
+}
+
+#[tokio::test]
 async fn what_was_used_longest_ago_makes_room() {
     let all: Vec<_> = (1..=4).map(Checkpoint::usual).collect();
     let (store_dir, store, dir, cache) = world(9500, &all).await;
