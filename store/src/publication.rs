@@ -103,8 +103,18 @@ impl Store {
         manifest::check(files).map_err(Error::files)?;
         let sizes = sizes(files)?;
         let marker = self.announce(files).await?;
-        let mut publication =
-            Publication { store: self.clone(), marker, files: files.to_vec(), uploads: BTreeMap::new() };
+        match self.uploads(sizes).await {
+            Ok(uploads) => Ok(Publication { store: self.clone(), marker, files: files.to_vec(), uploads }),
+            Err(error) => {
+                self.delete(&marker).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// What is to come of files with these sizes.
+    async fn uploads(&self, sizes: BTreeMap<String, u64>) -> Result<BTreeMap<String, Upload>, UploadError> {
+        let mut uploads = BTreeMap::new();
         for (sha256, size) in sizes {
             if self.has(&ManifestFile { path: String::new(), sha256: sha256.clone(), size }).await? {
                 continue;
@@ -114,10 +124,10 @@ impl Store {
             if upload.is_whole() {
                 upload.finish(self).await?;
             } else {
-                publication.uploads.insert(sha256, upload);
+                uploads.insert(sha256, upload);
             }
         }
-        Ok(publication)
+        Ok(uploads)
     }
 
     /// Whether the store has all of a file, as far as names and sizes tell.

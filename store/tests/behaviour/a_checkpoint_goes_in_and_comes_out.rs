@@ -12,8 +12,34 @@ use crate::support::{Checkpoint, PART, assert_same, folder, publish, send};
 
 #[tokio::test]
 async fn in_a_folder() {
-    let (_dir, store) = folder();
+    let (dir, store) = folder();
     all(&store).await;
+    // Publications that were dropped in the middle leave their markers to a collection, and they alone.
+    let markers = std::fs::read_dir(dir.path().join("publishing")).unwrap().count();
+    assert_eq!(markers, 0, "the last collection was after the last that was dropped");
+}
+
+#[tokio::test]
+async fn a_publication_waits_for_a_collection_that_may_not_have_seen_it() {
+    let (dir, store) = folder();
+    let mark = dir.path().join("collecting.json");
+    let (checkpoint, keep) = (Checkpoint::usual(1), BTreeSet::new());
+    std::fs::write(&mark, "{}").unwrap();
+    let second = store.collect(&keep, Duration::ZERO, Purpose::Delete).await;
+    assert!(matches!(second, Err(Error::Busy)), "{second:?}");
+    {
+        let mut publishing = std::pin::pin!(store.publish(&checkpoint.files));
+        let early = tokio::time::timeout(Duration::from_millis(500), &mut publishing).await;
+        assert!(early.is_err(), "it did not wait");
+        std::fs::remove_file(&mark).unwrap();
+        publishing.await.unwrap().abandon().await.unwrap();
+    }
+    // One that was killed is waited for by nobody for ever.
+    let dead = std::time::SystemTime::now() - Duration::from_secs(3600);
+    std::fs::File::create(&mark).unwrap().set_modified(dead).unwrap();
+    store.publish(&checkpoint.files).await.unwrap().abandon().await.unwrap();
+    store.collect(&keep, Duration::ZERO, Purpose::Delete).await.unwrap();
+    assert!(!mark.exists());
 }
 
 /// What every store does.
@@ -159,6 +185,9 @@ async fn bytes_come_in_order(store: &Store) {
     let error = store.publish(&climbing).await.unwrap_err();
     assert!(matches!(error, UploadError::Store(Error::Format { .. })), "{error}");
     let file = checkpoint.files[0].clone();
+    let false_empty = [ManifestFile { size: 0, sha256: "0".repeat(64), ..file.clone() }];
+    let error = store.publish(&false_empty).await.unwrap_err();
+    assert!(matches!(error, UploadError::Checksum { .. }), "{error}");
     let twice = [file.clone(), ManifestFile { path: "b".into(), size: 99, ..file }];
     let error = store.publish(&twice).await.unwrap_err();
     assert!(matches!(error, UploadError::Contradiction(_)), "{error}");
