@@ -7,7 +7,8 @@ use tokio::time::Instant;
 use crate::swap::Moment;
 
 /// Milliseconds since 1970; 0 on a machine that believes to be before that.
-pub(crate) fn unix_ms() -> u64 {
+#[must_use]
+pub fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

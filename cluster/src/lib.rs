@@ -118,6 +118,7 @@ mod view;
 pub use accept::{Verdict, accept};
 pub use backoff::Backoff;
 pub use claim::claim_alias;
+pub use clock::unix_ms;
 pub use desired::{Desired, Wish, desired};
 pub use dial::{InvalidSettings, Settings, Tls};
 pub use directory::{Directory, Follow, Freshness, Pace, Sight, follow};

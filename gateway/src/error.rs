@@ -168,6 +168,14 @@ pub enum NotServed {
         /// What was required, cut where it is long.
         required: String,
     },
+    /// It is to be let go, and waits only for the calls that are on it.
+    #[error("checkpoint {digest} of model {model} is being retired")]
+    Leaving {
+        /// The alias.
+        model: Name,
+        /// The checkpoint asked for.
+        digest: String,
+    },
     /// It was let go everywhere, and the name means another one.
     #[error("checkpoint {digest} of model {model} has been retired: begin anew, on what the name means now")]
     Retired {

@@ -7,6 +7,7 @@ use cluster::{Alias, Name, WorkerId};
 use proto::worker::v1::HealthReport;
 
 use crate::checkpoint::{Card, Digest};
+use crate::departures::Departures;
 use crate::link::Link;
 
 /// How a worker stands towards this gateway.
@@ -45,6 +46,7 @@ pub struct Known {
 pub struct Fleet {
     /// What each name means. `None` until the cluster was seen once.
     aliases: Option<BTreeMap<String, Alias>>,
+    departures: Departures,
     members: Vec<Member>,
     known: HashMap<Digest, Known>,
     gateways: usize,
@@ -60,7 +62,20 @@ impl Fleet {
                 note(&mut known, member, &report);
             }
         }
-        Self { aliases: aliases.cloned(), members, known, gateways: 0 }
+        let departures = Departures::default();
+        Self { aliases: aliases.cloned(), departures, members, known, gateways: 0 }
+    }
+
+    /// The same, where these checkpoints are about to go.
+    #[must_use]
+    pub fn without(self, departures: Departures) -> Self {
+        Self { departures, ..self }
+    }
+
+    /// Checkpoints that are about to go.
+    #[must_use]
+    pub fn departures(&self) -> &Departures {
+        &self.departures
     }
 
     /// The same, at one of so many gateways.

@@ -16,6 +16,7 @@ pub mod choice;
 pub mod config;
 pub mod control;
 pub mod deadline;
+pub mod departures;
 pub mod drain;
 pub mod edge;
 pub mod error;

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::departures::Departures;
 use crate::fleet::{Fleet, Member, Standing};
 use crate::link::{self, Link, Seat, Sign};
 use crate::names::Names;
@@ -180,7 +181,9 @@ impl Pool {
         let member = |tenant: &Tenant| Member { link: Arc::clone(&tenant.link), standing: tenant.standing };
         let names = self.view.is_some().then(|| self.names.all());
         let gateways = self.view.as_ref().map_or(0, |view| view.gateways.len());
-        Fleet::new(names, self.tenants.values().map(member).collect()).among(gateways)
+        let departures = self.view.as_deref().map(Departures::of).unwrap_or_default();
+        let members = self.tenants.values().map(member).collect();
+        Fleet::new(names, members).among(gateways).without(departures)
     }
 
     async fn close(self) {

@@ -15,6 +15,7 @@ use tokio::time::{self, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::call::Dispatcher;
+use crate::fleet::Fleet;
 
 /// How often it is looked whether calls on a checkpoint have ended.
 const LOOK: Duration = Duration::from_millis(250);
@@ -63,7 +64,7 @@ fn look(dispatcher: &Dispatcher, record: &watch::Sender<Gateway>, trials: Trials
     let Some(aliases) = fleet.aliases() else { return };
     // In this order: who is on what an older epoch meant was counted before this epoch could be read here.
     let epochs = aliases.iter().map(|(model, alias)| (model.clone(), alias.epoch)).collect();
-    let busy = busy(dispatcher, aliases);
+    let busy = busy(dispatcher, &fleet, aliases);
     let sampled = (trials == Trials::Sampled).then(|| dispatcher.trials.under_way(aliases));
     record.send_if_modified(|old| {
         let trials = sampled.unwrap_or_else(|| old.trials.clone());
@@ -75,10 +76,12 @@ fn look(dispatcher: &Dispatcher, record: &watch::Sender<Gateway>, trials: Trials
 }
 
 /// Checkpoints that calls and streams are on, beside those that names mean.
-fn busy(dispatcher: &Dispatcher, aliases: &BTreeMap<String, Alias>) -> BTreeSet<String> {
+fn busy(dispatcher: &Dispatcher, fleet: &Fleet, aliases: &BTreeMap<String, Alias>) -> BTreeSet<String> {
     let counts = dispatcher.busy.counts();
     let left = counts.keys().filter(|(model, digest)| {
-        aliases.get(model.as_str()).is_none_or(|alias| alias.digest != digest.as_str())
+        let is_meant = aliases.get(model.as_str()).is_some_and(|alias| alias.digest == digest.as_str());
+        // What is pinned stays loaded, however many calls are on it.
+        !is_meant && !fleet.departures().keep(model.as_str(), digest.as_str())
     });
     left.map(|(_, digest)| digest.to_string()).collect()
 }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cluster::{Alias, Name, Shadow};
+use cluster::{Alias, Name, Shadow, unix_ms};
 use proto::v1;
 
 use crate::canary;
@@ -138,10 +138,14 @@ fn part(alias: &Alias, terms: &Terms, digest: &Digest) -> Option<Part> {
     Some(Part { swap_id, side })
 }
 
-/// Whether what was pinned is to be had no more, and never will be: who asks for the same now is told another
-/// checkpoint, or that this one is gone.
+/// Whether what was pinned is to be had no more, and never will be: who asks for the name is told another checkpoint
+/// now, and of one that was asked for by its digest no worker speaks any more.
 #[must_use]
 pub fn is_overtaken(fleet: &Fleet, terms: &Terms, key: &str, pin: &Pin) -> bool {
+    if terms.digest.is_some() {
+        let is_meant = fleet.alias(&pin.model).is_none_or(|alias| alias.digest == pin.digest.as_str());
+        return !is_meant && fleet.checkpoint(&pin.digest).is_none();
+    }
     match resolve(fleet, terms, key) {
         Ok(now) => now.digest != pin.digest,
         Err(error) => matches!(error, CallError::NotServed(_)),
@@ -151,7 +155,11 @@ pub fn is_overtaken(fleet: &Fleet, terms: &Terms, key: &str, pin: &Pin) -> bool 
 /// A checkpoint that the name does not mean now: one that workers have loaded under it.
 fn other(fleet: &Fleet, model: &Name, digest: &Digest) -> Result<Digest, NotServed> {
     match fleet.checkpoint(digest) {
-        Some(known) if known.names.contains(model.as_str()) => Ok(digest.clone()),
+        Some(known) if known.names.contains(model.as_str()) => {
+            let leaving = fleet.departures().include(model.as_str(), digest.as_str(), unix_ms());
+            let told = || NotServed::Leaving { model: model.clone(), digest: digest.to_string() };
+            if leaving { Err(told()) } else { Ok(digest.clone()) }
+        }
         Some(_) | None => Err(NotServed::NotLoaded { model: model.clone(), digest: digest.to_string() }),
     }
 }
@@ -192,6 +200,7 @@ mod tests {
     use tonic::{Code, Status};
 
     use super::*;
+    use crate::departures::Departures;
     use crate::fleet::Standing;
     use crate::fleet::tests::{member, ready, view};
     use crate::wire::Class;
@@ -250,6 +259,16 @@ mod tests {
         check(&at("m", "x"), Err(Code::FailedPrecondition));
         check(&at("gone", "g"), Err(Code::Unavailable));
         check(&at("nobody", "d"), Err(Code::NotFound));
+    }
+
+    #[tokio::test]
+    async fn a_checkpoint_that_is_to_go_is_had_by_nobody_new() {
+        let mut view = view(&[("m", "d", 3)]);
+        view.aliases.get_mut("m").unwrap().leaving.insert("e".into());
+        let fleet = fleet().without(Departures::of(&view));
+        let gone = resolve(&fleet, &at("m", "e"), "anybody").unwrap_err();
+        assert!(matches!(gone, CallError::NotServed(NotServed::Leaving { .. })), "{gone}");
+        assert_eq!(resolve(&fleet, &at("m", "d"), "anybody").unwrap().digest.as_str(), "d");
     }
 
     #[tokio::test]

@@ -82,7 +82,9 @@ impl From<NotServed> for Status {
             NotServed::NotLoaded { model, .. } => ("CHECKPOINT_LOADED", model.as_str()),
             NotServed::OtherDigest { model, .. } => ("DIGEST", model.as_str()),
             NotServed::OtherSpace { model, .. } => ("INDEX_SPACE", model.as_str()),
-            NotServed::Retired { model, .. } => ("CHECKPOINT_RETIRED", model.as_str()),
+            NotServed::Leaving { model, .. } | NotServed::Retired { model, .. } => {
+                ("CHECKPOINT_RETIRED", model.as_str())
+            }
             NotServed::EarlierEpoch { model, .. } => ("EPOCH", model.as_str()),
             NotServed::OtherThanStream { .. } => ("SAME_CHECKPOINT", "stream"),
         };

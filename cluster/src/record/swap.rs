@@ -282,6 +282,24 @@ impl Swap {
         swap
     }
 
+    /// From when on `before`, which the name meant before, is to be let go as soon as no call is left on it, in
+    /// milliseconds since 1970; none where it is to stay.
+    #[must_use]
+    pub fn lets_go_from(&self, before: &str) -> Option<u64> {
+        let since = self.committed_unix_ms.unwrap_or(self.requested_unix_ms);
+        let planned = self.plan.retire_after_ms.map(|after| since.saturating_add(after));
+        let by_hand = self.retire_requested.then_some(0);
+        match self.state {
+            // Before a next checkpoint is loaded, one goes.
+            SwapState::Requested => (self.to != before).then_some(0),
+            // In waves the others can load the new checkpoint only when the old one is gone.
+            SwapState::Committed if self.mode == SwapMode::Waves => Some(0),
+            SwapState::Committed => by_hand.or(planned),
+            SwapState::Preparing | SwapState::Trial => None,
+            SwapState::Retired | SwapState::Aborted | SwapState::RolledBack => by_hand,
+        }
+    }
+
     /// Remembers that something happened; the oldest events are forgotten.
     pub(crate) fn note(&mut self, at_unix_ms: u64, what: impl Into<String>) {
         if self.events.len() == EVENTS {

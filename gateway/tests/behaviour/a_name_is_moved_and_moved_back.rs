@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use cluster::NackReason;
 use proto::v1;
+use proto::v1::embeddings_client::EmbeddingsClient;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -83,7 +84,7 @@ fn callers(gateway: &Gateway, stop: &CancellationToken) -> tokio::task::JoinHand
     TaskTracker::new().spawn(async move {
         let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap();
         let channel = endpoint.connect().await.unwrap();
-        let mut client = proto::v1::embeddings_client::EmbeddingsClient::new(channel);
+        let mut client = EmbeddingsClient::new(channel);
         let mut seen = Vec::new();
         while !stop.is_cancelled() {
             let answer = client.embed(embed(texts(3, 3))).await.expect("no call fails").into_inner();
@@ -161,6 +162,49 @@ async fn what_was_before_is_let_go_by_hand_or_by_plan() {
     assert!(
         workers.iter().all(|worker| worker.state().mood().loaded == [("mini".to_owned(), newer.clone())])
     );
+    gateway.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn callers_that_name_the_old_one_do_not_keep_it_for_ever() {
+    let (_cluster, workers, gateway) = start().await;
+    let new = published(&gateway, "vanilla").await;
+    promote(&gateway, &new, new_space()).await.unwrap();
+    until_state(&gateway, v1::SwapState::Committed).await;
+    for worker in &workers {
+        worker.set(|mood| mood.takes = Duration::from_millis(300));
+    }
+    let named = v1::EmbedRequest { model: format!("mini@{}", digest('a')), ..embed(texts(3, 3)) };
+    let (stop, address) = (CancellationToken::new(), gateway.address);
+    // Two callers in turns: there is never a moment without a call.
+    let calls: Vec<_> = (0..2)
+        .map(|i| {
+            let (stop, named) = (stop.clone(), named.clone());
+            TaskTracker::new().spawn(async move {
+                time::sleep(Duration::from_millis(150 * i)).await;
+                let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap();
+                let mut client = EmbeddingsClient::new(endpoint.connect().await.unwrap());
+                let mut answered = 0;
+                while !stop.is_cancelled() {
+                    match client.embed(named.clone()).await {
+                        Ok(answer) => assert_vectors(answer.get_ref(), &digest('a'), &texts(3, 3)),
+                        Err(status) => return (answered, status),
+                    }
+                    answered += 1;
+                }
+                panic!("nobody was told that it goes")
+            })
+        })
+        .collect();
+    time::sleep(Duration::from_secs(1)).await;
+    retire(&gateway, "").await.unwrap();
+    until_state(&gateway, v1::SwapState::Retired).await;
+    for call in calls {
+        let (answered, status) = call.await.unwrap();
+        assert!(answered > 0);
+        assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+    }
+    stop.cancel();
     gateway.end().await.unwrap();
 }
 

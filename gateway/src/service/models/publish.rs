@@ -3,9 +3,7 @@
 //! Nothing is visible before the last step. Who goes away in the middle leaves bytes in the store that a next call goes
 //! on from, and that a collection takes away some day.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
-use cluster::{JobFence, ListedVersion, ModelKind, PutVersion, Refused, Version};
+use cluster::{JobFence, ListedVersion, ModelKind, PutVersion, Refused, Version, unix_ms};
 use proto::v1;
 use proto::v1::publish_response::Step;
 use store::{Publication, UploadError};
@@ -144,7 +142,6 @@ impl Service {
     ) -> Result<ListedVersion, ManageError> {
         let Rehearsed { manifest, kind, architecture, index_space, tokenizer_sha256, golden } = rehearsed;
         let digest = publication.finish(&manifest).await?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let version = Version {
             manifest,
             stored: true,
@@ -156,7 +153,7 @@ impl Service {
             evaluation: upload.evaluation,
             golden: Some(golden),
             job: upload.job.as_ref().map(|job| job.name.to_string()),
-            created_unix_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+            created_unix_ms: unix_ms(),
         };
         let fence = upload.job.and_then(|job| {
             let (job, owner_revision) = (job.name, job.owner_revision?);

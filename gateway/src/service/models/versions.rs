@@ -1,10 +1,8 @@
 //! What was published: listed, kept, or no longer.
 
-use std::cmp::Reverse;
-use std::time::{SystemTime, UNIX_EPOCH};
-
-use cluster::{ListedVersion, Pin};
+use cluster::{ListedVersion, Pin, unix_ms};
 use proto::v1;
+use std::cmp::Reverse;
 
 use crate::error::ManageError;
 use crate::service::Service;
@@ -32,9 +30,7 @@ impl Service {
         let key = (listed.model.as_str(), listed.digest.as_str());
         let pinned = match keep {
             Keep::FromNowOn => {
-                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                let since_unix_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-                if !self.control.etcd.pin(key, Pin { since_unix_ms }).await? {
+                if !self.control.etcd.pin(key, Pin { since_unix_ms: unix_ms() }).await? {
                     return Err(crate::control::unknown_version(model.as_str(), &listed.digest));
                 }
                 true
