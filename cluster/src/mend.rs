@@ -89,7 +89,7 @@ impl Etcd {
         };
         match self.transact("put a name back", &transaction).await? {
             Outcome::Done(_) => {
-                tracing::warn!(%model, epoch, digest, "put back what etcd has forgotten of a name")
+                tracing::warn!(%model, epoch, digest, "put back what etcd has forgotten of a name");
             }
             // Somebody was first.
             Outcome::Conflict => {}
