@@ -22,6 +22,7 @@ pub mod edge;
 pub mod error;
 pub mod estimate;
 pub mod fleet;
+pub mod gauges;
 pub mod goodbye;
 pub mod guard;
 pub mod hedge;

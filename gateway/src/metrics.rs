@@ -29,6 +29,7 @@ pub struct Metrics {
     requests: Family<[Label; 2], Counter>,
     seconds: Family<[Label; 1], Histogram>,
     tokens: Family<[Named; 2], Counter>,
+    answers: Family<[Named; 2], Counter>,
     retries: Family<[Label; 1], Counter>,
     refused: Family<[Label; 1], Counter>,
     restarted: Family<[Named; 1], Counter>,
@@ -48,6 +49,7 @@ impl Metrics {
             // From half a millisecond to a minute.
             seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.0005, 2.0, 18))),
             tokens: Family::default(),
+            answers: Family::default(),
             retries: Family::default(),
             refused: Family::default(),
             restarted: Family::default(),
@@ -63,6 +65,8 @@ impl Metrics {
         let help = "Seconds from a call's headers to the end of its answer";
         registry.register("request_duration_seconds", help, metrics.seconds.clone());
         registry.register("tokens", "Tokens that models read for answers", metrics.tokens.clone());
+        let help = "Requests answered, by the checkpoint that answered";
+        registry.register("answers", help, metrics.answers.clone());
         registry.register(
             "retries",
             "Shards sent again, by what became of them before",
@@ -147,6 +151,12 @@ impl Metrics {
     pub fn read(&self, pin: &Pin, tokens: u64) {
         let labels = [("model", pin.model.to_string()), ("digest", pin.digest.to_string())];
         self.tokens.get_or_create(&labels).inc_by(tokens);
+    }
+
+    /// Counts a request that was answered.
+    pub fn answered_by(&self, pin: &Pin) {
+        let labels = [("model", pin.model.to_string()), ("digest", pin.digest.to_string())];
+        self.answers.get_or_create(&labels).inc();
     }
 
     /// Counts a shard that is sent again.

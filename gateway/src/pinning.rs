@@ -116,7 +116,11 @@ impl Dispatcher {
                 Err(CallError::NotServed(NotServed::Retired { .. })) if starts < MOST_STARTS => {
                     tracing::debug!(model = %pin.model, digest = %pin.digest, "retired under a call");
                 }
-                outcome => return Ok(Done { answered: outcome?, pin, took: began.elapsed() }),
+                outcome => {
+                    let answered = outcome?;
+                    self.metrics.answered_by(&pin);
+                    return Ok(Done { answered, pin, took: began.elapsed() });
+                }
             }
         }
     }

@@ -27,6 +27,7 @@ use crate::control::Control;
 use crate::drain::{Arrivals, Ending, Steps};
 use crate::edge::{self, Edge, EdgeLayer};
 use crate::fleet::Fleet;
+use crate::gauges::Gauges;
 use crate::guard::Guard;
 use crate::metrics::{Metrics, Readings};
 use crate::outlier;
@@ -102,6 +103,8 @@ pub async fn run(ends: Ends, serving: Serving, stop: CancellationToken) -> Resul
     let metrics = Metrics::register(&mut registry);
     let readings = Readings { fleet: fleet.clone(), sight: sources.sight.clone(), ledger: ledger.clone() };
     registry.register_collector(Box::new(readings));
+    let gauges = Gauges { fleet: fleet.clone(), views: sources.views.clone() };
+    registry.register_collector(Box::new(gauges));
     let refusals = Refusals::default();
     refusals.register(registry.sub_registry_with_prefix("beige_gateway"));
 

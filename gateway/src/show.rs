@@ -104,6 +104,20 @@ fn state(state: SwapState) -> v1::SwapState {
     }
 }
 
+/// A state as metrics and log lines have it.
+#[must_use]
+pub fn state_name(state: SwapState) -> &'static str {
+    match state {
+        SwapState::Requested => "requested",
+        SwapState::Preparing => "preparing",
+        SwapState::Trial => "trial",
+        SwapState::Committed => "committed",
+        SwapState::Retired => "retired",
+        SwapState::Aborted => "aborted",
+        SwapState::RolledBack => "rolled_back",
+    }
+}
+
 fn mode(mode: SwapMode) -> v1::SwapMode {
     match mode {
         SwapMode::Beside => v1::SwapMode::Beside,

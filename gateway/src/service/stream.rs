@@ -121,6 +121,7 @@ async fn answer<W: Work>(
     let began = Instant::now();
     let answered = time::timeout_at(caller.due, dispatcher.run(work, pin, caller)).await;
     let answered = answered.map_err(|_late| CallError::Deadline)??;
+    dispatcher.metrics.answered_by(pin);
     Ok(Done { answered, pin: pin.clone(), took: began.elapsed() })
 }
 
