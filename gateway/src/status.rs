@@ -201,6 +201,15 @@ pub fn leaving() -> Status {
     Status::with_error_details(Code::Unavailable, "this gateway is leaving: go to another one", details)
 }
 
+/// What a publisher is told that sent nothing `for_so_long`.
+#[must_use]
+pub fn idle(for_so_long: std::time::Duration) -> Status {
+    Status::deadline_exceeded(format!(
+        "nothing came for {} seconds, and bytes are wanted",
+        for_so_long.as_secs()
+    ))
+}
+
 fn refused_message(why: &str) -> Status {
     let sentence = format!("the request message cannot be taken: {why}");
     let details = ErrorDetails::with_bad_request_violation("", &sentence);

@@ -1,6 +1,8 @@
 //! `Models`: which names there are, what is loaded under them, and how that changes.
 
-use ::cluster::Alias;
+use std::sync::Arc;
+
+use ::cluster::{Alias, View};
 use proto::v1;
 use proto::v1::models_server::Models;
 use tokio_stream::wrappers::ReceiverStream;
@@ -8,7 +10,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::Service;
 use crate::checkpoint::Digest;
-use crate::error::CallError;
+use crate::error::{self, CallError, ManageError};
 use crate::fleet::{Fleet, Known};
 use crate::resolve::unreachable;
 use crate::wire::{self, swaps};
@@ -97,8 +99,21 @@ impl Models for Service {
     }
 }
 
+impl Service {
+    /// The cluster, once it was seen.
+    fn seen(&self) -> Result<Arc<View>, ManageError> {
+        match self.dispatcher.fleet().aliases() {
+            Some(_) => Ok(self.control.view()),
+            None => Err(error::unreachable(UNSEEN.to_owned()).into()),
+        }
+    }
+}
+
+/// Why nothing is known yet.
+const UNSEEN: &str = "this gateway has not seen the cluster yet";
+
 fn unseen() -> Status {
-    unreachable("this gateway has not seen the cluster yet").into()
+    unreachable(UNSEEN).into()
 }
 
 fn model(fleet: &Fleet, name: &str, alias: &Alias) -> v1::Model {

@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Code, Status};
 
 use crate::support::cluster::Cluster;
-use crate::support::publisher::{begin, checkpoint, publish};
+use crate::support::publisher::{begin, checkpoint, publish, published};
 use crate::support::worker::Loads;
 use crate::support::{FakeWorker, Gateway, assert_vectors, digest, embed, field, texts};
 
@@ -20,13 +20,6 @@ async fn start() -> (Cluster, [FakeWorker; 2], Gateway) {
     let cluster = Cluster::start(&[&workers[0], &workers[1]]).await;
     let gateway = cluster.gateway().await;
     (cluster, workers, gateway)
-}
-
-/// Publishes a checkpoint of `mini`; answers its digest.
-async fn published(gateway: &Gateway, flavour: &str) -> String {
-    let files = checkpoint(flavour);
-    let told = publish(gateway.models().await, begin(&files), &files).await.unwrap();
-    told.published.checkpoint.unwrap().digest
 }
 
 fn new_space() -> v1::SwapPlan {
@@ -116,13 +109,9 @@ async fn under_calls_none_of_which_fails() {
     assert_eq!((back.state(), back.epoch), (v1::SwapState::RolledBack, 3));
     gateway.until_says(|record| record.epochs.get("mini") == Some(&3)).await;
     // What was rolled back is let go.
-    for _ in 0..600 {
-        if workers.iter().all(|worker| worker.state().mood().loaded.len() == 1) {
-            break;
-        }
-        time::sleep(Duration::from_millis(100)).await;
+    for worker in &workers {
+        worker.until_loaded(&[&old]).await;
     }
-    assert!(workers.iter().all(|worker| worker.state().mood().loaded == [("mini".to_owned(), old.clone())]));
 
     stop.cancel();
     let seen = calls.await.unwrap();
@@ -153,15 +142,9 @@ async fn what_was_before_is_let_go_by_hand_or_by_plan() {
     let plan = v1::SwapPlan { retire_after_seconds: Some(0), ..new_space() };
     promote(&gateway, &newer, plan).await.unwrap();
     until_state(&gateway, v1::SwapState::Retired).await;
-    for _ in 0..600 {
-        if workers.iter().all(|worker| worker.state().mood().loaded.len() == 1) {
-            break;
-        }
-        time::sleep(Duration::from_millis(100)).await;
+    for worker in &workers {
+        worker.until_loaded(&[&newer]).await;
     }
-    assert!(
-        workers.iter().all(|worker| worker.state().mood().loaded == [("mini".to_owned(), newer.clone())])
-    );
     gateway.end().await.unwrap();
 }
 

@@ -7,7 +7,7 @@ use tokio::time;
 use tonic::Code;
 
 use crate::support::cluster::Cluster;
-use crate::support::publisher::{begin, checkpoint, publish};
+use crate::support::publisher::published;
 use crate::support::{FakeWorker, Gateway, digest};
 
 async fn start() -> (Cluster, FakeWorker, Gateway) {
@@ -15,12 +15,6 @@ async fn start() -> (Cluster, FakeWorker, Gateway) {
     let cluster = Cluster::start(&[&worker]).await;
     let gateway = cluster.gateway().await;
     (cluster, worker, gateway)
-}
-
-async fn published(gateway: &Gateway, flavour: &str) -> String {
-    let files = checkpoint(flavour);
-    let told = publish(gateway.models().await, begin(&files), &files).await.unwrap();
-    told.published.checkpoint.unwrap().digest
 }
 
 async fn pin(gateway: &Gateway, digest: &str, unpin: bool) -> v1::Version {
@@ -41,18 +35,6 @@ async fn listed(gateway: &Gateway) -> Vec<String> {
     versions.into_iter().map(|version| version.checkpoint.unwrap().digest).collect()
 }
 
-/// Waits until the worker has what it should.
-async fn until_loaded(worker: &FakeWorker, digests: &[&String]) {
-    for _ in 0..600 {
-        let loaded = worker.state().mood().loaded;
-        if loaded.len() == digests.len() && loaded.iter().all(|(_, digest)| digests.contains(&digest)) {
-            return;
-        }
-        time::sleep(Duration::from_millis(100)).await;
-    }
-    panic!("loaded are {:?}", worker.state().mood().loaded)
-}
-
 #[tokio::test]
 async fn the_oldest_of_those_that_nothing_uses_go() {
     let (cluster, worker, gateway) = start().await;
@@ -62,7 +44,7 @@ async fn the_oldest_of_those_that_nothing_uses_go() {
     }
     let pinned = pin(&gateway, &digests[0][..16], false).await;
     assert!(pinned.pinned);
-    until_loaded(&worker, &[&digest('a'), &digests[0]]).await;
+    worker.until_loaded(&[&digest('a'), &digests[0]]).await;
 
     let (would, bytes) = collect(&gateway, 1, true).await;
     assert_eq!(would, [digests[2].clone(), digests[1].clone()]);
@@ -81,7 +63,7 @@ async fn the_oldest_of_those_that_nothing_uses_go() {
 
     let released = pin(&gateway, &digests[0], true).await;
     assert!(!released.pinned);
-    until_loaded(&worker, &[&digest('a')]).await;
+    worker.until_loaded(&[&digest('a')]).await;
     // The registration follows what is loaded.
     for _ in 0..600 {
         if collect(&gateway, 0, true).await.0.len() == 2 {
@@ -109,7 +91,7 @@ async fn what_a_name_means_or_meant_is_never_collected() {
             assert_eq!(step.to, *digest);
         }
     }
-    until_loaded(&worker, &[&one, &two]).await;
+    worker.until_loaded(&[&one, &two]).await;
     assert_eq!(collect(&gateway, 0, false).await.0, Vec::<String>::new());
     let roles =
         gateway.models().await.list_versions(v1::ListVersionsRequest::default()).await.unwrap().into_inner();

@@ -3,11 +3,14 @@
 //! Nothing is visible before the last step. Who goes away in the middle leaves bytes in the store that a next call goes
 //! on from, and that a collection takes away some day.
 
+use std::time::Duration;
+
 use cluster::{JobFence, ListedVersion, ModelKind, PutVersion, Refused, Version, unix_ms};
 use proto::v1;
 use proto::v1::publish_response::Step;
 use store::{Publication, UploadError};
 use tokio::sync::mpsc;
+use tokio::time;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming};
 use tracing::{Instrument as _, Span};
@@ -17,9 +20,12 @@ use super::swap::refused;
 use crate::error::{ManageError, Unmet};
 use crate::service::Service;
 use crate::show;
-use crate::status::canonical;
+use crate::status::{canonical, idle};
 use crate::wire::swaps::{self, Upload};
 use crate::wire::{Fault, InvalidRequest};
+
+/// A publisher that sends nothing for so long gives its place up.
+const IDLE: Duration = Duration::from_secs(300);
 
 /// What is told to a publisher, one thing at a time.
 pub(super) type Answers = mpsc::Sender<Result<v1::PublishResponse, Status>>;
@@ -31,6 +37,8 @@ pub(super) enum Ended {
     Refused(ManageError),
     /// The publisher sent what is none of its messages.
     Broken(Status),
+    /// The publisher says nothing for too long.
+    Idle,
     /// The publisher is gone.
     Gone,
 }
@@ -54,6 +62,7 @@ impl Service {
                 Ok(()) | Err(Ended::Gone) => return,
                 Err(Ended::Refused(error)) => error.into(),
                 Err(Ended::Broken(status)) => canonical(status),
+                Err(Ended::Idle) => idle(IDLE),
             };
             // Whoever is gone needs no reason.
             let _ = answers.send(Err(status)).await;
@@ -206,7 +215,10 @@ fn cut_short() -> InvalidRequest {
 }
 
 async fn next(requests: &mut Streaming<v1::PublishRequest>) -> Result<Option<v1::PublishRequest>, Ended> {
-    requests.message().await.map_err(Ended::Broken)
+    match time::timeout(IDLE, requests.message()).await {
+        Ok(message) => message.map_err(Ended::Broken),
+        Err(_) => Err(Ended::Idle),
+    }
 }
 
 pub(super) async fn tell(answers: &Answers, step: Step) -> Result<(), Ended> {

@@ -75,7 +75,7 @@ impl Service {
 
     /// The name, if the cluster has it.
     fn known(&self, model: Name) -> Result<Name, ManageError> {
-        let view = self.control.view();
+        let view = self.seen()?;
         if view.aliases.contains_key(model.as_str()) || view.swaps.contains_key(model.as_str()) {
             return Ok(model);
         }

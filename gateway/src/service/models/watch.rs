@@ -21,7 +21,7 @@ const LOOK: Duration = Duration::from_millis(250);
 impl Service {
     /// A model's last swap.
     pub(super) fn last_swap(&self, model: &Name) -> Result<v1::Swap, ManageError> {
-        let view = self.control.view();
+        let view = self.seen()?;
         let none = || ManageError::NotFound {
             kind: "swap",
             name: model.to_string(),

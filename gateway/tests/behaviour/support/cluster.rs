@@ -101,10 +101,15 @@ impl Cluster {
         gateway
     }
 
+    /// The name under which a gateway is registered.
+    pub(crate) fn id(gateway: &Gateway) -> GatewayId {
+        GatewayId::parse(gateway.address.to_string()).unwrap()
+    }
+
     /// As the process around a gateway does.
     async fn register(&self, gateway: &Gateway, views: watch::Receiver<Arc<View>>) {
         let said = gateway.record();
-        let id = GatewayId::parse(gateway.address.to_string()).unwrap();
+        let id = Self::id(gateway);
         let own = (id, &said.borrow().clone());
         let options = MembershipOptions { ttl: Duration::from_secs(300) };
         let presence =
@@ -179,15 +184,7 @@ impl Servant {
 
 /// What a fake says of itself in etcd.
 fn registration(worker: &FakeWorker) -> Registration {
-    let record = Worker {
-        id: worker.id(),
-        address: worker.address.to_string(),
-        boot_id: "boot".into(),
-        device: "fake".into(),
-        memory: 0,
-        draining: false,
-        serves: None,
-    };
+    let record = worker.record();
     let ready = ready(&record, worker.state().mood().loaded);
     Registration { worker: record, ready }
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cluster::{Alias, Etcd, Freshness, Name, Settings, Sight, View, Worker};
+use cluster::{Alias, Etcd, Freshness, Name, Settings, Sight, View};
 use gateway::config::Serving;
 use gateway::fleet::Fleet;
 use gateway::guard::Guard;
@@ -43,18 +43,10 @@ pub(crate) fn serving() -> Serving {
 
 /// A view of `workers` in which `mini` means the checkpoint of this digit.
 pub(crate) fn view(workers: &[&FakeWorker], mini: char, epoch: u64) -> View {
-    let worker = |worker: &&FakeWorker| Worker {
-        id: worker.id(),
-        address: worker.address.to_string(),
-        boot_id: "boot".into(),
-        device: "fake".into(),
-        memory: 0,
-        draining: false,
-        serves: None,
-    };
+    let worker = |worker: &&FakeWorker| (worker.id(), worker.record());
     let alias = Alias::of(digest(mini), epoch);
     View {
-        workers: workers.iter().map(worker).map(|worker| (worker.id.clone(), worker)).collect(),
+        workers: workers.iter().map(worker).collect(),
         aliases: [("mini".to_owned(), alias)].into(),
         ..View::default()
     }

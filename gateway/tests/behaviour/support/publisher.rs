@@ -10,6 +10,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
+use super::Gateway;
+
 /// Files of a checkpoint: paths and contents.
 pub(crate) type Files = Vec<(&'static str, Vec<u8>)>;
 
@@ -121,6 +123,13 @@ pub(crate) async fn publish(
     let publication = Publication::begin(client, begin).await?;
     publication.send_wanted(files, usize::MAX).await;
     publication.finish().await
+}
+
+/// Publishes a small checkpoint of `mini`; answers its digest.
+pub(crate) async fn published(gateway: &Gateway, flavour: &str) -> String {
+    let files = checkpoint(flavour);
+    let told = publish(gateway.models().await, begin(&files), &files).await.unwrap();
+    told.published.checkpoint.unwrap().digest
 }
 
 async fn next(answers: &mut Streaming<v1::PublishResponse>) -> Result<Option<Step>, Status> {

@@ -155,6 +155,31 @@ impl FakeWorker {
         std::mem::take(&mut self.state.seen.lock().unwrap())
     }
 
+    /// What etcd has of it.
+    pub(crate) fn record(&self) -> cluster::Worker {
+        cluster::Worker {
+            id: self.id(),
+            address: self.address.to_string(),
+            boot_id: "boot".into(),
+            device: "fake".into(),
+            memory: 0,
+            draining: false,
+            serves: None,
+        }
+    }
+
+    /// Waits until exactly these are loaded.
+    pub(crate) async fn until_loaded(&self, digests: &[&String]) {
+        for _ in 0..600 {
+            let loaded = self.state.mood().loaded;
+            if loaded.len() == digests.len() && loaded.iter().all(|(_, digest)| digests.contains(&digest)) {
+                return;
+            }
+            time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("loaded are {:?}, not {digests:?}", self.state.mood().loaded)
+    }
+
     /// What it shares with whoever acts for it.
     pub(crate) fn state(&self) -> Arc<State> {
         Arc::clone(&self.state)
