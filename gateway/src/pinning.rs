@@ -113,8 +113,12 @@ impl Dispatcher {
             }
             let began = Instant::now();
             match self.run(work, &pin, caller).await {
-                Err(CallError::NotServed(NotServed::Retired { .. })) if starts < MOST_STARTS => {
+                Err(CallError::NotServed(NotServed::Retired { .. })) => {
                     tracing::debug!(model = %pin.model, digest = %pin.digest, "retired under a call");
+                    if starts == MOST_STARTS {
+                        let what = format!("model {} moves faster than calls end", pin.model);
+                        return Err(resolve::unreachable(&what));
+                    }
                 }
                 outcome => {
                     let answered = outcome?;

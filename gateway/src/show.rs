@@ -212,3 +212,86 @@ fn plan(plan: &cluster::SwapPlan) -> v1::SwapPlan {
 fn small(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use cluster::{NackReason, Refusal, SwapPlan, Worker, WorkerId};
+    use proto::worker::v1::HealthReport;
+
+    use super::*;
+    use crate::fleet::Standing;
+    use crate::fleet::tests::member;
+
+    /// A swap of `m` from `d` to `e`, and four workers, of which one may not serve `m`.
+    fn view() -> View {
+        let worker = |id: &str| Worker {
+            id: WorkerId::parse(id).unwrap(),
+            address: format!("{id}:1"),
+            boot_id: "boot".into(),
+            device: "cpu".into(),
+            memory: 0,
+            draining: false,
+            serves: (id == "w4").then(|| ["other".to_owned()].into()),
+        };
+        let workers = ["w1", "w2", "w3", "w4"].map(worker);
+        let plan = SwapPlan::default();
+        let swap = Swap::requested("s".into(), (Some("d".into()), "e".into()), plan, 1);
+        View {
+            workers: workers.into_iter().map(|worker| (worker.id.clone(), worker)).collect(),
+            swaps: [("m".to_owned(), swap)].into(),
+            aliases: [("m".to_owned(), Alias { prev: Some("c".into()), ..Alias::of("d", 1) })].into(),
+            ..View::default()
+        }
+    }
+
+    fn stages(view: &View, fleet: &Fleet) -> Vec<(String, v1::Stage, String)> {
+        let shown = swap("m", &view.swaps["m"], view, fleet);
+        shown
+            .workers
+            .into_iter()
+            .map(|worker| (worker.worker.clone(), worker.stage(), worker.reason))
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn each_worker_is_shown_by_the_best_that_is_known_of_it() {
+        let mut view = view();
+        let id = |id: &str| WorkerId::parse(id).unwrap();
+        view.ready.insert(("m".into(), "e".into()), [id("w1")].into());
+        view.ready.insert(("m".into(), "d".into()), [id("w2")].into());
+        let refusal = Refusal { worker: id("w3"), reason: NackReason::Disk, detail: "full".into() };
+        view.swaps.get_mut("m").unwrap().refusals = vec![refusal];
+        let loading = |digest: &str| v1::Preparation {
+            model: "m".into(),
+            digest: digest.into(),
+            stage: v1::Stage::Loading.into(),
+            ..v1::Preparation::default()
+        };
+        let reports = [("w1", loading("e")), ("w2", loading("e")), ("w3", loading("d"))];
+        let members = reports.map(|(id, preparation)| {
+            let member = member(id, Standing::Serving, Vec::new());
+            member.link.heard(std::sync::Arc::new(HealthReport {
+                worker_id: id.into(),
+                preparations: vec![preparation],
+                ..HealthReport::default()
+            }));
+            member
+        });
+        let fleet = Fleet::new(None, members.into());
+        let expected =
+            [("w1", v1::Stage::Ready, ""), ("w2", v1::Stage::Loading, ""), ("w3", v1::Stage::Failed, "disk")];
+        let expected = expected.map(|(id, stage, reason)| (id.to_owned(), stage, reason.to_owned()));
+        assert_eq!(stages(&view, &fleet), expected);
+        assert_eq!(swap("m", &view.swaps["m"], &view, &fleet).ready, 1);
+    }
+
+    #[test]
+    fn a_version_is_what_its_model_makes_of_it() {
+        let view = view();
+        let role = |digest: &str| role(view.aliases.get("m"), view.swaps.get("m"), digest);
+        assert_eq!(role("d"), v1::VersionRole::Current);
+        assert_eq!(role("e"), v1::VersionRole::Coming);
+        assert_eq!(role("c"), v1::VersionRole::Previous);
+        assert_eq!(role("x"), v1::VersionRole::Unspecified);
+    }
+}

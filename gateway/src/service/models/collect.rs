@@ -89,3 +89,63 @@ fn is_used(ListedVersion { model, digest, version: _ }: &ListedVersion, view: &V
     let coming = view.swaps.get(model).is_some_and(|swap| swap.state.is_open() && swap.to == *digest);
     named || coming || view.pins.contains_key(&key) || view.ready.contains_key(&key)
 }
+
+#[cfg(test)]
+mod tests {
+    use cluster::{Alias, ModelKind, Pin, Swap, SwapPlan, Version};
+    use manifest::Manifest;
+
+    use super::*;
+
+    /// Versions of `models`, the newest first.
+    fn listed(versions: &[(&str, &str)]) -> Vec<ListedVersion> {
+        let version = |&(model, digest): &(&str, &str)| ListedVersion {
+            model: model.into(),
+            digest: digest.into(),
+            version: Version {
+                manifest: Manifest::new(Vec::new(), 1, 1, None, true),
+                stored: true,
+                kind: ModelKind::Embedder,
+                architecture: String::new(),
+                index_space: digest.into(),
+                tokenizer_sha256: String::new(),
+                parent: None,
+                evaluation: BTreeMap::new(),
+                golden: None,
+                job: None,
+                created_unix_ms: 0,
+            },
+        };
+        versions.iter().map(version).collect()
+    }
+
+    #[track_caller]
+    fn check(versions: &[(&str, &str)], keep: usize, view: &View, expected: &[&str]) {
+        let listed = listed(versions);
+        let found = old(listed.iter(), keep, view);
+        assert_eq!(found.iter().map(|listed| listed.digest.as_str()).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn the_newest_of_each_model_are_spared() {
+        let versions = [("m", "3"), ("m", "2"), ("m", "1"), ("n", "5"), ("n", "4")];
+        check(&versions, 0, &View::default(), &["3", "2", "1", "5", "4"]);
+        check(&versions, 1, &View::default(), &["2", "1", "4"]);
+        check(&versions, 9, &View::default(), &[]);
+    }
+
+    #[test]
+    fn what_is_in_use_is_neither_taken_nor_counted() {
+        let versions = [("m", "6"), ("m", "5"), ("m", "4"), ("m", "3"), ("m", "2"), ("m", "1")];
+        let key = |digest: &str| ("m".to_owned(), digest.to_owned());
+        let swap = Swap::requested("s".into(), (Some("4".into()), "6".into()), SwapPlan::default(), 1);
+        let view = View {
+            aliases: [("m".to_owned(), Alias { prev: Some("3".into()), ..Alias::of("4", 1) })].into(),
+            swaps: [("m".to_owned(), swap)].into(),
+            pins: [(key("1"), Pin { since_unix_ms: 1 })].into(),
+            ..View::default()
+        };
+        check(&versions, 0, &view, &["5", "2"]);
+        check(&versions, 1, &view, &["2"]);
+    }
+}

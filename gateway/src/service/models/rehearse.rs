@@ -96,7 +96,7 @@ impl Service {
         let nobody =
             format!("no worker that may serve model {} can be reached to try the checkpoint", upload.model);
         let mut last = not_now(&nobody);
-        for link in self.understudies(upload) {
+        for link in self.idlest(upload) {
             match on(&link, &request, answers).await? {
                 Ok(tried) => return Ok(judge(upload, rival, tried)?),
                 Err(failure) => {
@@ -110,7 +110,7 @@ impl Service {
     }
 
     /// Workers that may serve the model, the idlest first.
-    fn understudies(&self, upload: &Upload) -> Vec<Arc<Link>> {
+    fn idlest(&self, upload: &Upload) -> Vec<Arc<Link>> {
         let (fleet, view) = (self.dispatcher.fleet(), self.control.view());
         let may_serve = |link: &&Arc<Link>| {
             view.workers.get(&link.seat.id).is_none_or(|worker| worker.may_serve(upload.model.as_str()))
@@ -251,5 +251,131 @@ fn meets(rival: &Rival, (kind, row): (ModelKind, usize), vectors: &[f32]) -> Res
             "their least cosine with those of checkpoint {digest} is {least:.4}, below {ALIKE}"
         ))),
         None => Err(unmet(format!("checkpoint {digest} has no golden vectors"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cluster::Version;
+    use manifest::ManifestFile;
+    use tonic::{Code, Status};
+
+    use super::*;
+
+    fn files() -> Vec<ManifestFile> {
+        vec![ManifestFile { path: "config.json".into(), sha256: "0".repeat(64), size: 1 }]
+    }
+
+    fn upload(index_space: Option<&str>) -> Upload {
+        Upload {
+            model: cluster::Name::parse("m").unwrap(),
+            files: files(),
+            pooling: String::new(),
+            max_tokens: None,
+            parent: None,
+            index_space: index_space.map(str::to_owned),
+            evaluation: std::collections::BTreeMap::new(),
+            job: None,
+            promote: None,
+        }
+    }
+
+    fn manifest() -> Manifest {
+        Manifest::new(files(), 2, 512, Some("cls".into()), true)
+    }
+
+    /// What an honest worker says that was asked for the texts of `rival`, and made these of them.
+    fn tried(asked: &[&str], vectors: &[f32]) -> Tried {
+        let texts = std::iter::once("own").chain(asked.iter().copied()).map(str::to_owned);
+        Tried {
+            manifest: manifest().canonical(),
+            checkpoint: Some(v1::Checkpoint {
+                digest: manifest().digest(),
+                kind: v1::ModelKind::Embedder.into(),
+                architecture: "BertModel".into(),
+                ..v1::Checkpoint::default()
+            }),
+            tokenizer_sha256: "t".into(),
+            golden_texts: texts.collect(),
+            golden_vectors: vectors.iter().flat_map(|number| number.to_le_bytes()).collect(),
+        }
+    }
+
+    fn rival(vectors: &[f32]) -> Rival {
+        let texts = vec!["theirs".to_owned(); vectors.len() / 2];
+        Rival { index_space: "space".into(), digest: "r".into(), texts, vectors: vectors.to_vec() }
+    }
+
+    #[test]
+    fn a_checkpoint_that_claims_nothing_has_a_space_of_its_own() {
+        let found = judge(&upload(None), None, tried(&[], &[0.6, 0.8])).unwrap();
+        assert_eq!((found.index_space, found.kind), (manifest().digest(), ModelKind::Embedder));
+        assert_eq!(found.golden, Golden::new(vec!["own".into()], &[0.6, 0.8]));
+    }
+
+    #[test]
+    fn a_space_is_granted_where_the_vectors_are_alike() {
+        #[track_caller]
+        fn check(rival: &Rival, ours: &[f32], expected: Result<&str, Code>) {
+            let texts: Vec<_> = rival.texts.iter().map(String::as_str).collect();
+            let found =
+                judge(&upload(Some("space")), Some(rival), tried(&texts, &[&[1.0, 0.0], ours].concat()));
+            let found = found.map(|found| found.index_space).map_err(|error| Status::from(error).code());
+            assert_eq!(found, expected.map(str::to_owned));
+        }
+        check(&rival(&[1.0, 0.0]), &[0.5, 0.0], Ok("space"));
+        check(&rival(&[1.0, 0.0, 0.0, 1.0]), &[1.0, 0.01, 0.0, 1.0], Ok("space"));
+        check(&rival(&[1.0, 0.0, 0.0, 1.0]), &[1.0, 0.0, 0.1, 1.0], Err(Code::FailedPrecondition));
+        check(&rival(&[1.0, 0.0]), &[0.0, 0.0], Err(Code::FailedPrecondition));
+        let wider = Rival { vectors: vec![1.0, 0.0, 0.0], ..rival(&[1.0, 0.0]) };
+        check(&wider, &[1.0, 0.0], Err(Code::FailedPrecondition));
+    }
+
+    #[test]
+    fn a_worker_that_speaks_of_something_else_is_not_believed() {
+        let honest = || tried(&[], &[0.6, 0.8]);
+        let other = Manifest::new(files(), 2, 256, None, true);
+        let cases = [
+            Tried { manifest: "{}".into(), ..honest() },
+            Tried { manifest: other.canonical(), ..honest() },
+            Tried { checkpoint: None, ..honest() },
+            Tried { golden_vectors: vec![0; 7], ..honest() },
+            Tried { golden_vectors: vec![0; 12], ..honest() },
+            tried(&[], &[0.6, f32::NAN]),
+            Tried { golden_texts: Vec::new(), ..honest() },
+        ];
+        for said in cases {
+            let error = judge(&upload(None), None, said.clone()).unwrap_err();
+            assert_eq!(Status::from(error).code(), Code::Internal, "{said:?}");
+        }
+    }
+
+    #[test]
+    fn a_rival_is_a_version_of_the_space_with_golden_vectors() {
+        let version = |space: &str, golden| ListedVersion {
+            model: "m".into(),
+            digest: format!("of {space}"),
+            version: Version {
+                manifest: manifest(),
+                stored: true,
+                kind: ModelKind::Embedder,
+                architecture: String::new(),
+                index_space: space.into(),
+                tokenizer_sha256: String::new(),
+                parent: None,
+                evaluation: std::collections::BTreeMap::new(),
+                golden,
+                job: None,
+                created_unix_ms: 0,
+            },
+        };
+        let golden = Some(Golden::new(vec!["theirs".into()], &[1.0, 0.0]));
+        let versions = [version("other", golden.clone()), version("bare", None), version("space", golden)];
+        let found = Rival::of(&upload(Some("space")), &versions).unwrap().unwrap();
+        assert_eq!((found.digest.as_str(), found.vectors), ("of space", vec![1.0, 0.0]));
+        assert_eq!(Rival::of(&upload(None), &versions), Ok(None));
+        for nobody in ["bare", "nowhere"] {
+            assert!(Rival::of(&upload(Some(nobody)), &versions).is_err(), "{nobody}");
+        }
     }
 }
