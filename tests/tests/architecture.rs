@@ -21,7 +21,7 @@ const EDGES: [(&str, &[&str]); 13] = [
     ("telemetry", &[]),
     ("tls", &[]),
     ("torch-ext", &[]),
-    ("trainer", &["model", "torch-ext"]),
+    ("trainer", &["manifest", "model", "torch-ext"]),
     ("worker", &["cluster", "model", "proto", "telemetry", "tls"]),
 ];
 

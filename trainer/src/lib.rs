@@ -1,13 +1,17 @@
 //! Fine-tuning: data, losses, steps, ranks; and the replay of recorded runs of the reference, `FlagEmbedding`.
 
+pub mod checkpoint;
 pub mod collective;
 pub mod data;
 mod error;
+pub mod job;
 pub mod loss;
 pub mod objective;
 pub mod optimizer;
+pub mod rank;
 pub mod schedule;
 pub mod step;
 pub mod trace;
+pub mod trained;
 
 pub use error::TrainError;

@@ -1,9 +1,15 @@
-//! `beige-trainer`: replays recorded runs of the reference.
+//! `beige-trainer`: one rank of a fine-tuning job, or the replay of a recorded run of the reference.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use torch_ext::{Group, Seat, Store};
+use trainer::collective::{Alone, Collective};
+use trainer::job::Job;
+use trainer::rank;
 use trainer::trace::{Places, replay};
 
 /// Fine-tunes embedding and reranking models.
@@ -30,19 +36,83 @@ enum Verb {
         #[arg(long, env = "BEIGE_CHECKPOINTS")]
         checkpoints: Option<PathBuf>,
     },
+    /// Train as one rank of a job, from its newest checkpoint where there is one; prints a line of JSON per step
+    Rank(RankArgs),
+}
+
+/// Which rank, and where the others are.
+#[derive(Debug, clap::Args)]
+struct RankArgs {
+    /// The job, a JSON file
+    job: PathBuf,
+    /// This rank, from 0; rank 0 serves the store
+    #[arg(long, default_value_t = 0)]
+    rank: usize,
+    /// Ranks of the job
+    #[arg(long, default_value_t = 1)]
+    ranks: usize,
+    /// Host of rank 0
+    #[arg(long, default_value = "127.0.0.1")]
+    store_host: String,
+    /// Port of rank 0's store
+    #[arg(long, default_value_t = 29_500)]
+    store_port: u16,
+    /// The name or address under which other ranks reach this one
+    #[arg(long, default_value = "127.0.0.1")]
+    address: String,
+    /// Name of this attempt: ranks of another one do not meet it
+    #[arg(long, default_value = "0")]
+    attempt: String,
+    /// Seconds that a rank waits for the others
+    #[arg(long, default_value_t = 1800)]
+    timeout_seconds: u64,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
+    // Stdout is for progress and answers.
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
     model::prepare(model::Device::Cpu, args.threads)?;
     match args.verb {
         Verb::Replay { dir, root, checkpoints } => {
             let report = replay(&dir, &Places { root, checkpoints })?;
-            #[allow(clippy::print_stdout)] // The answer.
-            {
-                print!("{report}");
-            }
+            say(&report)?;
             Ok(if report.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
+        Verb::Rank(args) => {
+            let job = Job::load(&args.job)?;
+            if args.ranks == 1 {
+                train(&job, &Alone)?;
+            } else {
+                let timeout = Duration::from_secs(args.timeout_seconds);
+                let store = match args.rank {
+                    0 => Store::serve(args.store_port, timeout)?,
+                    _ => Store::connect(&args.store_host, args.store_port, timeout)?,
+                };
+                let RankArgs { rank, ranks, attempt, address, .. } = args;
+                let seat = Seat { name: attempt, rank, size: ranks, address };
+                train(&job, &Group::join(&store, &seat, timeout)?)?;
+            }
+            Ok(ExitCode::SUCCESS)
+        }
     }
+}
+
+/// Rank 0 tells of every step.
+fn train(job: &Job, world: &impl Collective) -> anyhow::Result<()> {
+    let speaks = world.place().rank == 0;
+    let mut failed = None;
+    rank::run(job, world, |progress| {
+        if speaks && let Err(error) = serde_json::to_string(progress).map_err(Into::into).and_then(say) {
+            failed.get_or_insert(error);
+        }
+    })?;
+    failed.map_or(Ok(()), Err)
+}
+
+/// A line, seen at once by whoever reads.
+fn say(line: impl std::fmt::Display) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}")?;
+    Ok(out.flush()?)
 }

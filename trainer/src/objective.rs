@@ -75,6 +75,15 @@ impl Side {
         Self { sequences, width }
     }
 
+    /// Tokens of all texts.
+    #[must_use]
+    pub fn tokens(&self) -> f64 {
+        let tokens: usize = self.sequences.iter().map(Sequence::tokens).sum();
+        #[allow(clippy::cast_precision_loss)] // A batch.
+        let tokens = tokens as f64;
+        tokens
+    }
+
     /// How it is laid out.
     #[must_use]
     pub fn laying(&self, padding: Padding) -> Laying {

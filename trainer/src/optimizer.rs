@@ -1,8 +1,13 @@
 //! AdamW over a model's parameters, with the gradients' common norm held down first.
 
+use std::collections::HashMap;
+use std::path::Path;
+
 use model::Parameter;
 use tch::{Kind, TchError, Tensor};
 use torch_ext::{AdamW, Moved, TorchError};
+
+use crate::error::TrainError;
 
 /// What `transformers` sets.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -97,6 +102,35 @@ impl Optimizer {
         Ok(norm)
     }
 
+    /// Writes moments and step numbers as a `*.safetensors` file.
+    ///
+    /// # Errors
+    /// [`TrainError::Format`] when it cannot be written.
+    pub fn save(&self, path: &Path) -> Result<(), TrainError> {
+        let named = self.slots.iter().flat_map(Slot::moments);
+        let named: Vec<(String, Tensor)> =
+            named.map(|(name, tensor)| (name, tensor.shallow_clone())).collect();
+        Tensor::write_safetensors(&named, path).map_err(|error| TrainError::format(path, error))
+    }
+
+    /// Reads what [`Optimizer::save`] wrote.
+    ///
+    /// # Errors
+    /// [`TrainError::Format`] when it is of other parameters.
+    pub fn load(&mut self, path: &Path) -> Result<(), TrainError> {
+        let read = Tensor::read_safetensors(path).map_err(|error| TrainError::format(path, error))?;
+        let read: HashMap<String, Tensor> = read.into_iter().collect();
+        for (name, mut moment) in
+            self.slots.iter().flat_map(Slot::moments).map(|(n, t)| (n, t.shallow_clone()))
+        {
+            let Some(stored) = read.get(&name).filter(|stored| stored.size() == moment.size()) else {
+                return Err(TrainError::format(path, format!("{name} is missing, or of another shape")));
+            };
+            moment.f_copy_(stored)?;
+        }
+        Ok(())
+    }
+
     /// As `torch.nn.utils.clip_grad_norm_`: the norm of the norms, and a factor of at most 1.
     fn cut_down(&self) -> Result<f64, TchError> {
         let mut gradients: Vec<Tensor> =
@@ -124,6 +158,12 @@ impl Optimizer {
 }
 
 impl Slot {
+    fn moments(&self) -> [(String, &Tensor); 3] {
+        let Self { name, first, second, step, .. } = self;
+        [("first", first), ("second", second), ("step", step)]
+            .map(|(moment, tensor)| (format!("{moment}.{name}"), tensor))
+    }
+
     fn gradient(&self) -> Result<Option<Tensor>, TchError> {
         let gradient = self.parameter.f_grad()?;
         if gradient.defined() { Ok(Some(gradient.f_contiguous()?)) } else { Ok(None) }

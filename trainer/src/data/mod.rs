@@ -3,6 +3,7 @@
 //! The data format is `FlagEmbedding`'s. With [`Custom::FlagEmbedding`] every choice is the reference's, down to the
 //! random numbers, so that a recorded run can be rebuilt from its data files.
 
+pub mod by_file;
 mod collate;
 mod corpus;
 mod draw;

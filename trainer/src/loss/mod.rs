@@ -8,6 +8,7 @@ mod distill;
 mod grouped;
 mod unified;
 
+use serde::{Deserialize, Serialize};
 use tch::{Kind, Reduction, TchError, Tensor};
 
 pub use contrast::{Contrast, Negatives, Ranks, contrast, matryoshka};
@@ -29,7 +30,8 @@ pub struct Loss {
 }
 
 /// How the gradients of ranks become one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum GradientScale {
     /// The gradient of what is minimised.
     #[default]

@@ -14,7 +14,7 @@ use super::report::Row;
 use super::source::Source;
 use crate::data::{
     BySet, Collator, Corpus, Custom, Drawing, Group, Micro, Mixed, Order, Part, Random, Reader, Reading,
-    Rest, Set, Stream, Taught, Wording, files,
+    Rest, Stream, Taught, Wording, by_file, files,
 };
 use crate::error::TrainError;
 use crate::objective::Side;
@@ -85,11 +85,10 @@ fn orders(settings: &Hyperparameters, source: &Source) -> Result<Vec<Vec<Named>>
     let mut orders: Vec<Vec<Named>> = vec![Vec::new()];
     for name in &settings.data.train_data {
         let path = source.root.join(name);
-        let is_directory = path.is_dir();
         let mut next = Vec::new();
         for files in permutations(files(&path)?) {
             for order in &orders {
-                let named = Named { name: name.clone(), is_directory, files: files.clone() };
+                let named = Named { name: name.clone(), files: files.clone() };
                 next.push(order.iter().cloned().chain([named]).collect());
             }
         }
@@ -103,17 +102,7 @@ fn orders(settings: &Hyperparameters, source: &Source) -> Result<Vec<Vec<Named>>
 #[derive(Clone, Debug)]
 struct Named {
     name: PathBuf,
-    is_directory: bool,
     files: Vec<PathBuf>,
-}
-
-impl Named {
-    /// Whether its name says that negatives are the own group's alone.
-    fn own_group(&self) -> bool {
-        let name = self.name.to_string_lossy();
-        let name = if self.is_directory { Some(&*name) } else { name.rsplit('.').nth(1) };
-        name.is_some_and(|name| name.ends_with("no_in_batch_neg"))
-    }
 }
 
 fn permutations(items: Vec<PathBuf>) -> Vec<Vec<PathBuf>> {
@@ -225,7 +214,10 @@ impl Rebuilt<'_> {
             parts.push(of_name.collect::<Result<Vec<_>, _>>()?);
         }
         let (corpus, order) = if self.by_file() {
-            let (sets, corpus) = self.sets(parts)?;
+            let named = self.order.iter().map(|named| named.name.clone()).zip(parts).collect();
+            let thresholds =
+                by_file::Thresholds { small: data.small_threshold, dropped: data.drop_threshold };
+            let (sets, corpus) = by_file::sets(named, self.settings.batch_size(), thresholds)?;
             (corpus, Order::BySet(BySet::new(sets, *ranks, training.seed)))
         } else {
             let corpus = Corpus::new(parts.concat());
@@ -237,38 +229,6 @@ impl Rebuilt<'_> {
         // Training seeds anew what loading drew from.
         let reading = Reading { rank, ranks: *ranks, group_size: data.train_group_size, seed: training.seed };
         Stream::new(corpus, self.drawing(), order, reading)
-    }
-
-    /// Files as sets of their own, small ones of a directory together.
-    fn sets(&self, parts: Vec<Vec<Part>>) -> Result<(Vec<Set>, Corpus), TrainError> {
-        let data = &self.settings.data;
-        let default = self.settings.batch_size();
-        let mut sets = Vec::new();
-        let mut kept = Vec::new();
-        let mut next = 0;
-        let mut add = |parts: Vec<Part>, batch: usize, own_group: bool| {
-            let start = next;
-            next += parts.iter().map(Part::len).sum::<usize>();
-            kept.extend(parts);
-            sets.push(Set { examples: (start..next).collect(), batch, own_group });
-        };
-        for (named, parts) in self.order.iter().zip(parts) {
-            let (mut small, mut small_batch) = (Vec::new(), usize::MAX);
-            for part in parts.into_iter().filter(|part| !part.is_empty()) {
-                let batch = part.read(0)?.batch(default);
-                if part.len() >= data.small_threshold {
-                    add(vec![part], batch, named.own_group());
-                } else if named.is_directory {
-                    small.push(part);
-                    small_batch = small_batch.min(batch);
-                }
-            }
-            let examples: usize = small.iter().map(Part::len).sum();
-            if examples > 0 && examples >= data.drop_threshold {
-                add(small, small_batch, named.own_group());
-            }
-        }
-        Ok((sets, Corpus::new(kept)))
     }
 
     fn is_same(&self, fetched: &Micro, sample: &Sample) -> Result<bool, TrainError> {

@@ -1,11 +1,7 @@
 //! Where the initial model of a trace lies.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
-
-use sha2::{Digest as _, Sha256};
-use torch_ext::MappedFile;
 
 use super::hyperparameters::Hyperparameters;
 use crate::error::TrainError;
@@ -44,7 +40,8 @@ impl Source {
         let mut candidates = vec![model.clone()];
         candidates.extend(places.checkpoints.as_deref().map(directories).unwrap_or_default());
         for weights in candidates {
-            if sha256(&weights.join(WEIGHTS)).is_ok_and(|found| found == settings.initial_model_sha256) {
+            let hash = manifest::hash_file(&weights.join(WEIGHTS));
+            if hash.is_ok_and(|(_, found)| found == settings.initial_model_sha256) {
                 let has_tokenizer = |dir: &PathBuf| {
                     ["tokenizer.json", "vocab.txt"].iter().any(|name| dir.join(name).exists())
                 };
@@ -68,10 +65,4 @@ fn directories(of: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     found.sort();
     found
-}
-
-fn sha256(path: &Path) -> io::Result<String> {
-    let digest = Sha256::digest(MappedFile::open(path)?.bytes());
-    let hex = digest.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    Ok(hex.filter_map(|digit| char::from_digit(digit.into(), 16)).collect())
 }

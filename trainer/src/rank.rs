@@ -1,0 +1,310 @@
+//! The whole run of one rank: data, steps, checkpoints, the finished model.
+
+use std::time::Instant;
+
+use model::{Device, Task, Tokenizer, Trainee};
+use serde::Serialize;
+use tch::Tensor;
+
+use crate::checkpoint::{Checkpoints, State};
+use crate::collective::{Collective, Place};
+use crate::data::{
+    BySet, Collator, Corpus, Custom, Drawing, Group, Micro, Mixed, Order, Part, Position, Random, Reader,
+    Reading, Rest, Stream, Taught, Wording, by_file, files,
+};
+use crate::error::TrainError;
+use crate::job::{Job, Kind};
+use crate::objective::{Batch, Objective, Padding};
+use crate::optimizer::Optimizer;
+use crate::schedule::Schedule;
+use crate::step::{Moment, Pairs, Settings, Step, sum_gradients};
+use crate::trained;
+
+/// What an optimiser step came to.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Progress {
+    /// Steps taken.
+    pub step: u64,
+    /// Of how many.
+    pub steps: u64,
+    /// The mean over ranks and micro steps.
+    pub loss: f64,
+    /// The step's.
+    pub learning_rate: f64,
+    /// Of all gradients together, before they were cut down.
+    pub grad_norm: f64,
+    /// Of all ranks, since this rank began.
+    pub tokens_per_second: f64,
+    /// At the speed so far.
+    pub seconds_left: f64,
+}
+
+/// Trains to the end, from the newest checkpoint where there is one, and writes the model to `model` below the job's
+/// output directory. Every rank calls `report` after each optimiser step.
+///
+/// # Errors
+/// [`TrainError`]; what was checkpointed stays.
+pub fn run(job: &Job, world: &impl Collective, mut report: impl FnMut(&Progress)) -> Result<(), TrainError> {
+    let checkpoints = Checkpoints::below(&job.output_dir.join("checkpoints"), job.save_total_limit);
+    let from = agree(world, checkpoints.newest()?)?;
+    let mut run = Run::start(job, world, &checkpoints, from)?;
+    while run.state.step < run.schedule.steps {
+        let progress = run.step()?;
+        report(&progress);
+        if run.state.step.is_multiple_of(job.save_steps) && run.state.step < run.schedule.steps {
+            run.checkpoint(&checkpoints)?;
+        }
+    }
+    if world.place().rank == 0 {
+        trained::write(job, &run.model, &job.output_dir.join("model"))?;
+    }
+    // Nobody is done before the model is there.
+    together(world)
+}
+
+/// The step that all ranks go on from: rank 0's, since it alone writes checkpoints.
+fn agree(world: &impl Collective, newest: Option<u64>) -> Result<Option<u64>, TrainError> {
+    let own = newest.and_then(|step| i64::try_from(step).ok()).unwrap_or(-1);
+    let all = world.gather(&Tensor::f_from_slice(&[own])?)?;
+    let first = all.first().map_or(Ok(own), |step| step.f_int64_value(&[0]))?;
+    Ok(u64::try_from(first).ok())
+}
+
+fn together(world: &impl Collective) -> Result<(), TrainError> {
+    world.sum(&Tensor::f_from_slice(&[0.0_f32])?)?;
+    Ok(())
+}
+
+struct Run<'a, C> {
+    job: &'a Job,
+    world: &'a C,
+    model: Trainee,
+    optimizer: Optimizer,
+    objective: Objective,
+    collator: Collator,
+    stream: Stream,
+    schedule: Schedule,
+    state: State,
+    /// Since when, and tokens and steps since then.
+    began: Instant,
+    tokens: f64,
+    steps: u64,
+}
+
+impl<'a, C: Collective> Run<'a, C> {
+    fn start(
+        job: &'a Job,
+        world: &'a C,
+        checkpoints: &Checkpoints,
+        from: Option<u64>,
+    ) -> Result<Self, TrainError> {
+        let config = job.model.join("config.json");
+        let weights = from.map_or_else(|| job.model.clone(), |step| checkpoints.path(step));
+        let collator = Collator {
+            tokenizer: Tokenizer::open(&job.model, &config)?,
+            query_max_len: job.query_max_len,
+            passage_max_len: job.passage_max_len,
+            pad_to_multiple_of: None,
+        };
+        let objective = objective(job, &collator)?;
+        let task = if job.kind == Kind::Reranker { Task::Score } else { objective.task() };
+        let model = Trainee::load(&config, &weights, task, Device::Cpu)?;
+        for parameter in model.parameters().iter().filter(|parameter| !job.trains(parameter.name())) {
+            parameter.freeze()?;
+        }
+        let mut optimizer = Optimizer::new(model.parameters(), job.optimizer())?;
+        let mut stream = stream(job, world.place())?;
+        let schedule = schedule(job, stream.left());
+        let state = match from {
+            Some(step) => checkpoints.read(step, &mut optimizer)?,
+            None => State::default(),
+        };
+        if let Some(&position) = state.positions.get(world.place().rank) {
+            stream.seek(position)?;
+        }
+        let began = Instant::now();
+        Ok(Self {
+            job,
+            world,
+            model,
+            optimizer,
+            objective,
+            collator,
+            stream,
+            schedule,
+            state,
+            began,
+            tokens: 0.0,
+            steps: 0,
+        })
+    }
+
+    /// One optimiser step: micro steps up to the end of the group or of the epoch, their gradients summed over ranks.
+    fn step(&mut self) -> Result<Progress, TrainError> {
+        let left = if self.stream.left() == 0 { usize::MAX } else { self.stream.left() };
+        let group = self.job.gradient_accumulation_steps.min(left);
+        let mut sums = [0.0, 0.0];
+        for _ in 0..group {
+            let micro = self.stream.read()?;
+            let (loss, tokens) = self.micro_step(&micro, group)?;
+            sums[0] += loss;
+            sums[1] += tokens;
+            self.state.micro_step += 1;
+        }
+        sum_gradients(self.world, &self.optimizer.gradients()?)?;
+        let [loss, tokens] = self.over_ranks(sums)?;
+        let rate = self.schedule.rate(self.state.step);
+        let grad_norm = self.optimizer.step(rate)?;
+        self.state.step += 1;
+        self.steps += 1;
+        self.tokens += tokens;
+        #[allow(clippy::cast_precision_loss)] // Few.
+        let (taken, left) = (self.steps as f64, (self.schedule.steps - self.state.step) as f64);
+        let seconds = self.began.elapsed().as_secs_f64();
+        #[allow(clippy::cast_precision_loss)] // Few.
+        let losses = (group * self.world.place().ranks) as f64;
+        Ok(Progress {
+            step: self.state.step,
+            steps: self.schedule.steps,
+            loss: loss / losses,
+            learning_rate: rate,
+            grad_norm,
+            tokens_per_second: self.tokens / seconds,
+            seconds_left: seconds / taken * left,
+        })
+    }
+
+    /// This rank's loss, and tokens read.
+    fn micro_step(&self, micro: &Micro, accumulated: usize) -> Result<(f64, f64), TrainError> {
+        let settings = Settings {
+            chunk: self.job.gradient_cache_chunk,
+            scale: self.job.gradient_scale,
+            dropout: self.model.dropout(),
+            seed: self.job.seed,
+        };
+        let step = Step { model: &self.model, world: self.world, objective: &self.objective, settings };
+        let start = self.job.self_distill_start_step;
+        let moment = Moment {
+            micro_step: self.state.micro_step,
+            accumulated,
+            teach: self.job.use_self_distill
+                && i64::try_from(self.state.micro_step).is_ok_and(|now| now > start),
+        };
+        let teacher = teacher(&micro.groups);
+        if self.job.kind == Kind::Reranker {
+            let mut pairs = Vec::new();
+            for group in &micro.groups {
+                pairs.extend(self.collator.pairs(&group.query, &group.passages)?);
+            }
+            let group = micro.groups.first().map_or(1, |group| group.passages.len());
+            let pairs = Pairs { pairs: self.collator.side(pairs), group, teacher };
+            let tokens = pairs.pairs.tokens();
+            return Ok((step.pairs(&pairs, &moment)?, tokens));
+        }
+        let queries: Vec<String> = micro.groups.iter().map(|group| group.query.clone()).collect();
+        let passages: Vec<String> = micro.groups.iter().flat_map(|group| group.passages.clone()).collect();
+        let batch = Batch {
+            queries: self.collator.queries(&queries)?,
+            passages: self.collator.passages(&passages)?,
+            teacher,
+            own_group: micro.own_group,
+        };
+        let tokens = batch.queries.tokens() + batch.passages.tokens();
+        Ok((step.texts(&batch, &moment)?, tokens))
+    }
+
+    fn over_ranks(&self, numbers: [f64; 2]) -> Result<[f64; 2], TrainError> {
+        let sums = Tensor::f_from_slice(&numbers)?;
+        self.world.sum(&sums)?;
+        Ok([sums.f_double_value(&[0])?, sums.f_double_value(&[1])?])
+    }
+
+    fn checkpoint(&mut self, checkpoints: &Checkpoints) -> Result<(), TrainError> {
+        let Position { epoch, micro_step, drawn } = self.stream.position();
+        let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        let own = [number(epoch), number(micro_step as u64), number(drawn)];
+        let mut positions = Vec::new();
+        for position in self.world.gather(&Tensor::f_from_slice(&own)?)? {
+            let at = |i| position.f_int64_value(&[i]).map(|n| u64::try_from(n).unwrap_or(0));
+            let micro_step = usize::try_from(at(1)?).unwrap_or(usize::MAX);
+            positions.push(Position { epoch: at(0)?, micro_step, drawn: at(2)? });
+        }
+        self.state.positions = positions;
+        if self.world.place().rank == 0 {
+            checkpoints.write(&self.state, &self.model, &self.optimizer)?;
+        }
+        // Nobody goes on before it is there: else a rank could be a checkpoint ahead of what all can go back to.
+        together(self.world)
+    }
+}
+
+fn objective(job: &Job, collator: &Collator) -> Result<Objective, TrainError> {
+    Ok(Objective {
+        contrast: job.contrast(),
+        pooling: job.pooling().map_err(TrainError::Unsupported)?,
+        normalize: job.normalize_embeddings,
+        dimensions: job.mrl_dims.clone(),
+        layout: Padding::None,
+        unified: job.unified_finetuning.then(|| collator.tokenizer.markers().to_vec()),
+    })
+}
+
+fn schedule(job: &Job, micro_steps: usize) -> Schedule {
+    let per_epoch = micro_steps.div_ceil(job.gradient_accumulation_steps) as u64;
+    let steps = job.max_steps.unwrap_or(per_epoch * job.num_train_epochs);
+    let warmup = Schedule::warmup_steps(job.warmup_steps, steps);
+    Schedule { peak: job.learning_rate, warmup, steps, shape: job.lr_scheduler_type }
+}
+
+fn stream(job: &Job, place: Place) -> Result<Stream, TrainError> {
+    let Place { rank, ranks } = place;
+    let mut random = Random::new(job.seed);
+    let mut named = Vec::new();
+    for path in &job.train_data {
+        let open = |path: &std::path::PathBuf| Part::open(path, job.max_example_num_per_dataset, &mut random);
+        let parts = files(path)?.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        named.push((path.clone(), parts));
+    }
+    let batch = job.per_device_train_batch_size;
+    let (corpus, order) = if job.same_dataset_within_batch {
+        let thresholds = by_file::Thresholds { small: job.small_threshold, dropped: job.drop_threshold };
+        let (sets, corpus) = by_file::sets(named, batch, thresholds)?;
+        (corpus, Order::BySet(BySet::new(sets, ranks, job.seed)))
+    } else {
+        let corpus = Corpus::new(named.into_iter().flat_map(|(_, parts)| parts).collect());
+        let rest = if job.dataloader_drop_last { Rest::Dropped } else { Rest::Filled };
+        let examples = corpus.len();
+        (corpus, Order::Mixed(Mixed { examples, batch, ranks, rest, seed: job.seed }))
+    };
+    let reading = Reading { rank, ranks, group_size: job.train_group_size, seed: job.seed };
+    Stream::new(corpus, drawing(job), order, reading)
+}
+
+fn drawing(job: &Job) -> Drawing {
+    let word = |instruction: &Option<String>, format: &str| Wording {
+        instruction: instruction.clone(),
+        format: format.to_owned(),
+    };
+    Drawing {
+        query: word(&job.query_instruction_for_retrieval, &job.query_instruction_format),
+        passage: word(&job.passage_instruction_for_retrieval, &job.passage_instruction_format),
+        shuffle_ratio: job.shuffle_ratio,
+        taught: match (job.knowledge_distillation, job.same_dataset_within_batch) {
+            (false, _) => Taught::No,
+            (true, false) => Taught::Yes,
+            (true, true) => Taught::WhereThere,
+        },
+        reader: match (job.kind, job.same_dataset_within_batch) {
+            (Kind::Reranker, _) => Reader::CrossEncoder,
+            (Kind::Embedder, true) => Reader::EmbedderByFile,
+            (Kind::Embedder, false) => Reader::Embedder,
+        },
+        custom: Custom::Ours,
+    }
+}
+
+/// The scores of a batch's groups, where all have some.
+fn teacher(groups: &[Group]) -> Option<Vec<f64>> {
+    let scores: Option<Vec<&Vec<f64>>> = groups.iter().map(|group| group.teacher.as_ref()).collect();
+    scores.map(|scores| scores.into_iter().flatten().copied().collect())
+}

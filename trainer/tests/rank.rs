@@ -1,0 +1,219 @@
+//! Whole runs, in processes of their own: killed and resumed they end where undisturbed ones end, to the bit.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use model::{Checkpoint, Device, Model, Overrides, Pooling, Precision, Truncation};
+use serde_json::{Value, json};
+
+/// Far beyond what a busy machine needs.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(name).canonicalize().unwrap()
+}
+
+/// A job below `dir`, with dropout, as its checkpoint has it.
+fn job(dir: &Path, more: &Value) -> PathBuf {
+    let mut job = json!({
+        "kind": "embedder",
+        "model": golden("checkpoints/xlmr-cls"),
+        "output_dir": dir.join("out"),
+        "train_data": [golden("traces/data/questions.jsonl")],
+        "train_group_size": 3,
+        "query_max_len": 16,
+        "passage_max_len": 32,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "gradient_cache_chunk": 3,
+        "negatives_cross_device": true,
+        "learning_rate": 1e-3,
+        "warmup_steps": 2,
+        "max_steps": 8,
+        "save_steps": 2,
+        "query_instruction_for_retrieval": "Ask: ",
+        "shuffle_ratio": 0.5,
+    });
+    for (field, value) in more.as_object().unwrap() {
+        job[field] = value.clone();
+    }
+    let path = dir.join("job.json");
+    fs::write(&path, job.to_string()).unwrap();
+    path
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn spawn(job: &Path, rank: usize, ranks: usize, port: u16) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_beige-trainer"));
+    command.arg("rank").arg(job).args(["--rank", &rank.to_string(), "--ranks", &ranks.to_string()]);
+    command.args(["--store-port", &port.to_string(), "--timeout-seconds", "60"]);
+    command.env("TORCH_CPP_LOG_LEVEL", "FATAL").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// What becomes of a child, within the test's patience.
+#[track_caller]
+fn end(mut child: Child) -> Output {
+    let start = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if start.elapsed() > PATIENCE {
+            child.kill().unwrap();
+            panic!("it does not end: {:?}", child.wait_with_output());
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    child.wait_with_output().unwrap()
+}
+
+/// Runs all ranks to the end; what rank 0 printed.
+#[track_caller]
+fn run(job: &Path, ranks: usize) -> Vec<Value> {
+    let port = free_port();
+    let children: Vec<Child> = (0..ranks).map(|rank| spawn(job, rank, ranks, port)).collect();
+    let outputs: Vec<Output> = children.into_iter().map(end).collect();
+    for output in &outputs {
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let lines = String::from_utf8_lossy(&outputs[0].stdout).into_owned();
+    lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Runs two ranks and kills one when rank 0 has told of step `step`. The other ends with an error.
+#[track_caller]
+fn run_and_kill(job: &Path, victim: usize, step: u64) {
+    let port = free_port();
+    let mut children: Vec<Child> = (0..2).map(|rank| spawn(job, rank, 2, port)).collect();
+    let mut lines = BufReader::new(children[0].stdout.take().unwrap()).lines();
+    let reached = lines.any(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap()["step"] == step);
+    assert!(reached, "it ended before step {step}");
+    children[victim].kill().unwrap();
+    let outputs: Vec<Output> = children.into_iter().map(end).collect();
+    let other = &outputs[1 - victim];
+    assert!(!other.status.success(), "rank {} did not notice", 1 - victim);
+}
+
+fn weights(dir: &Path) -> Vec<u8> {
+    fs::read(dir.join("out/model/model.safetensors")).unwrap()
+}
+
+#[test]
+fn a_run_that_was_killed_ends_like_one_that_was_not() {
+    let undisturbed = tempfile::tempdir().unwrap();
+    let told = run(&job(undisturbed.path(), &json!({})), 2);
+    assert_eq!(
+        told.iter().map(|line| line["step"].as_u64().unwrap()).collect::<Vec<_>>(),
+        [1, 2, 3, 4, 5, 6, 7, 8]
+    );
+    let expected = weights(undisturbed.path());
+    assert_ne!(expected, fs::read(golden("checkpoints/xlmr-cls").join("model.safetensors")).unwrap());
+
+    let killed = tempfile::tempdir().unwrap();
+    let job = job(killed.path(), &json!({}));
+    run_and_kill(&job, 1, 1);
+    run_and_kill(&job, 1, 3);
+    run_and_kill(&job, 0, 5);
+    let rest = run(&job, 2);
+    assert!(rest.len() < 6, "it began anew: {rest:?}");
+    let last =
+        |lines: &[Value]| (lines[lines.len() - 1]["loss"].clone(), lines[lines.len() - 1]["step"].clone());
+    assert_eq!(last(&rest), last(&told));
+    assert!(weights(killed.path()) == expected, "the weights differ");
+
+    let checkpoints = fs::read_dir(killed.path().join("out/checkpoints")).unwrap();
+    let mut names: Vec<String> =
+        checkpoints.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.retain(|name| !name.starts_with('.'));
+    names.sort();
+    assert_eq!(names, ["step-00000004", "step-00000006"]);
+}
+
+#[test]
+fn a_damaged_checkpoint_is_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let job = job(dir.path(), &json!({"max_steps": 5, "negatives_cross_device": false}));
+    let told = run(&job, 1);
+    let expected = weights(dir.path());
+    let newest = dir.path().join("out/checkpoints/step-00000004/optimizer.safetensors");
+    let mut bytes = fs::read(&newest).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&newest, bytes).unwrap();
+    let rest = run(&job, 1);
+    assert_eq!(rest[0]["step"], 3);
+    assert_eq!(rest[2]["loss"], told[4]["loss"]);
+    assert!(weights(dir.path()) == expected, "the weights differ");
+}
+
+#[test]
+fn the_trained_model_is_served_as_it_was_trained() {
+    let dir = tempfile::tempdir().unwrap();
+    let more = json!({"sentence_pooling_method": "mean", "max_steps": 30, "negatives_cross_device": false,
+        "save_steps": 100});
+    let told = run(&job(dir.path(), &more), 1);
+    let loss = |range: std::ops::Range<usize>| -> f64 {
+        told[range].iter().map(|line| line["loss"].as_f64().unwrap()).sum()
+    };
+    assert!(loss(25..30) < loss(0..5), "{} {}", loss(0..5), loss(25..30));
+
+    let trained = Checkpoint::open(&dir.path().join("out/model"), &Overrides::default()).unwrap();
+    let card = trained.card();
+    assert_eq!((card.pooling, card.normalize, card.max_tokens), (Some(Pooling::Mean), true, 96));
+    assert_eq!(card.query_prompt.as_deref(), Some("Ask: "));
+    let model = Model::load(&trained, Device::Cpu, Precision::F32).unwrap();
+    let sequence = trained.tokenizer().unwrap().encode("Where does the fern grow?", Truncation::End).unwrap();
+    assert!(model.run(&[&sequence]).unwrap().iter().flatten().all(|number| number.is_finite()));
+}
+
+#[test]
+fn cross_encoders_and_batches_by_file_are_trained_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let more = json!({"kind": "reranker", "model": golden("checkpoints/xlmr-cross"), "max_steps": 3,
+        "knowledge_distillation": true, "negatives_cross_device": false});
+    assert_eq!(run(&job(dir.path(), &more), 2).len(), 3);
+    Checkpoint::open(&dir.path().join("out/model"), &Overrides::default()).unwrap();
+
+    let dir = tempfile::tempdir().unwrap();
+    let data = [golden("traces/data/places"), golden("traces/data/kinds-no_in_batch_neg")];
+    let more =
+        json!({"train_data": data, "same_dataset_within_batch": true, "max_steps": 4, "mrl_dims": [8, 32]});
+    assert_eq!(run(&job(dir.path(), &more), 2).len(), 4);
+}
+
+#[track_caller]
+fn check_refused(more: &Value, parts: &[&str]) {
+    let dir = tempfile::tempdir().unwrap();
+    let output = end(spawn(&job(dir.path(), more), 0, 1, 0));
+    let sentence = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success());
+    for part in parts {
+        assert!(sentence.contains(part), "no {part:?} in {sentence}");
+    }
+}
+
+#[test]
+fn bad_jobs_are_refused_by_what_is_wrong() {
+    check_refused(&json!({"temperature": -1, "train_group_size": 0}), &["temperature", "train_group_size"]);
+    check_refused(&json!({"tempratur": 1}), &["tempratur"]);
+    check_refused(&json!({"train_data": ["/nowhere.jsonl"]}), &["/nowhere.jsonl"]);
+    check_refused(&json!({"model": "/nowhere"}), &["/nowhere"]);
+    check_refused(
+        &json!({"per_device_train_batch_size": 500, "dataloader_drop_last": true}),
+        &["24 examples"],
+    );
+    let data = tempfile::Builder::new().suffix(".jsonl").tempfile().unwrap();
+    let good = r#"{"query": "a", "pos": ["b"], "neg": ["c"]}"#;
+    for (bad, reason) in [("{", "EOF"), (r#"{"query": "a", "pos": []}"#, "pos is empty")] {
+        fs::write(data.path(), format!("{good}\n\n{bad}\n")).unwrap();
+        let name = data.path().display().to_string();
+        check_refused(&json!({"train_data": [&name]}), &[&name, "line 3", reason]);
+    }
+}
