@@ -22,13 +22,20 @@ impl Names {
                 None => {
                     self.0.insert(name.clone(), alias.clone());
                 }
-                Some(known) if is_newer(known, alias) => known.clone_from(alias),
+                Some(known) if is_newer(known, alias) => {
+                    if known.digest != alias.digest {
+                        let Alias { digest, epoch, .. } = alias;
+                        tracing::info!(model = name, digest, epoch, "a name has moved");
+                    }
+                    known.clone_from(alias);
+                }
                 Some(known) if known.epoch == alias.epoch && known.digest == alias.digest => {
                     known.clone_from(alias);
                 }
                 Some(known) => {
                     let (epoch, seen) = (alias.epoch, known.epoch);
-                    tracing::warn!(model = name, epoch, seen, "etcd has an epoch that is over");
+                    // A worker was quicker to tell, or etcd was put back and is being mended.
+                    tracing::debug!(model = name, epoch, seen, "etcd has an epoch that is over");
                 }
             }
         }

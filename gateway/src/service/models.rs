@@ -81,7 +81,7 @@ impl Models for Service {
         &self,
         request: Request<v1::CollectRequest>,
     ) -> Result<Response<v1::CollectResponse>, Status> {
-        Ok(Response::new(self.forget(request.into_inner()).await?))
+        Ok(Response::new(self.clean(request.into_inner()).await?))
     }
 
     async fn get_swap(&self, request: Request<v1::GetSwapRequest>) -> Result<Response<v1::Swap>, Status> {

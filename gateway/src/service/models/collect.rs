@@ -5,17 +5,27 @@ use std::collections::{BTreeMap, BTreeSet};
 use cluster::{ListedVersion, Refused, RequestError, View};
 use proto::v1;
 use store::Purpose;
+use tracing::{Instrument as _, Span};
 
 use super::swap::not_asked;
 use super::versions::newest_first;
-use crate::error::ManageError;
+use crate::error::{Defect, ManageError};
 use crate::service::Service;
 use crate::show;
 use crate::wire::swaps::{self, Collection};
 
 impl Service {
+    /// Forgets what is old and not in use. It is done to its end also where the caller does not wait for it: one that is
+    /// broken off keeps the next one waiting.
+    pub(super) async fn clean(&self, wire: v1::CollectRequest) -> Result<v1::CollectResponse, ManageError> {
+        let service = self.clone();
+        let cleaning = async move { service.forget(wire).await };
+        let cleaned = self.streams.spawn(cleaning.instrument(Span::current()));
+        cleaned.await.map_err(|error| Defect(format!("a collection ended early: {error}")))?
+    }
+
     /// Forgets what is old and not in use, or says what that is.
-    pub(super) async fn forget(&self, wire: v1::CollectRequest) -> Result<v1::CollectResponse, ManageError> {
+    async fn forget(&self, wire: v1::CollectRequest) -> Result<v1::CollectResponse, ManageError> {
         let Collection { model, keep, dry_run } = swaps::collection(wire)?;
         let etcd = &self.control.etcd;
         let mut listed = etcd.list_versions(None).await?;
