@@ -30,7 +30,7 @@ use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
 
 pub use cluster::{Cluster, Plan};
-pub use etcd::EtcdServer;
+pub use etcd::{EtcdServer, EtcdTls};
 pub use golden::{Golden, floats};
 pub use process::{Process, program};
 pub use proxy::{Fault, Proxy};
