@@ -101,6 +101,19 @@ SCENARIOS = {
         ranks=2,
         kind="m3",
     ),
+    "unified-own-group": Scenario(
+        "models/xlmr-m3",
+        {
+            "unified_finetuning": True,
+            "use_self_distill": True,
+            "self_distill_start_step": 1,
+            "fix_encoder": True,
+            "same_dataset_within_batch": True,
+            "per_device_train_batch_size": 4,
+        },
+        kind="m3",
+        data=("data/kinds-no_in_batch_neg",),
+    ),
     "reranker-kd": Scenario(
         "../checkpoints/xlmr-cross",
         {"knowledge_distillation": True, "weight_decay": 0.01},

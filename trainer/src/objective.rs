@@ -3,8 +3,9 @@
 use model::{Dropout, Laying, Pooling, Sequence, Task, Trainee, normalized};
 use tch::{Kind, Tensor};
 
+use crate::data::Custom;
 use crate::error::TrainError;
-use crate::loss::{self, Contrast, Loss, Negatives, Ranks, Tokens, Unified};
+use crate::loss::{self, Contrast, Loss, Negatives, OwnGroupSum, Ranks, Tokens, Unified};
 
 /// What is minimised, and over which representations.
 #[derive(Clone, Debug)]
@@ -17,20 +18,11 @@ pub struct Objective {
     pub normalize: bool,
     /// First so many dimensions that are each trained to do alone; empty for the whole row alone.
     pub dimensions: Vec<i64>,
-    /// How batches are laid out.
-    pub layout: Padding,
+    /// By the reference's, batches are padded, so that sums round as its do: two fifths of its positions are padding. What
+    /// it gets wrong is wrong then too.
+    pub custom: Custom,
     /// Bge-m3's other two ways, with the ids that have no sparse weight; `None` for dense alone.
     pub unified: Option<Markers>,
-}
-
-/// Whether batches are padded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Padding {
-    /// No: two fifths of the reference's positions are padding.
-    #[default]
-    None,
-    /// As the reference pads, so that sums round as its do.
-    Reference,
 }
 
 /// Ids of tokens that carry no meaning.
@@ -86,10 +78,10 @@ impl Side {
 
     /// How it is laid out.
     #[must_use]
-    pub fn laying(&self, padding: Padding) -> Laying {
-        match padding {
-            Padding::None => Laying::EndToEnd,
-            Padding::Reference => Laying::Padded { width: self.width },
+    pub fn laying(&self, custom: Custom) -> Laying {
+        match custom {
+            Custom::Ours => Laying::EndToEnd,
+            Custom::FlagEmbedding => Laying::Padded { width: self.width },
         }
     }
 }
@@ -107,7 +99,7 @@ impl Objective {
     /// [`TrainError::OutOfMemory`], [`TrainError::Torch`].
     pub fn embed(&self, model: &Trainee, side: &Side, dropout: &Dropout) -> Result<Embedded, TrainError> {
         let sequences: Vec<&Sequence> = side.sequences.iter().collect();
-        let hidden = model.hidden(&sequences, side.laying(self.layout), dropout)?;
+        let hidden = model.hidden(&sequences, side.laying(self.custom), dropout)?;
         let rows = model.pooled(&hidden, self.pooling)?;
         if self.unified.is_none() {
             return Ok(Embedded { rows, tokens: None });
@@ -142,7 +134,11 @@ impl Objective {
         let ranks = ranks(&queries, &passages);
         match (&self.unified, rows.tokens) {
             (Some(markers), Some([queries, passages])) => {
-                let ways = Unified { queries, passages, markers, teach };
+                let sum = match self.custom {
+                    Custom::Ours => OwnGroupSum::Compared,
+                    Custom::FlagEmbedding => OwnGroupSum::Lost,
+                };
+                let ways = Unified { queries, passages, markers, teach, sum };
                 Ok(loss::unified(&ranks, &contrast, &ways)?)
             }
             _ => Ok(loss::contrast(&ranks, &contrast)?),

@@ -14,7 +14,7 @@ use crate::data::{
 };
 use crate::error::TrainError;
 use crate::job::{Job, Kind};
-use crate::objective::{Batch, Objective, Padding};
+use crate::objective::{Batch, Objective};
 use crate::optimizer::Optimizer;
 use crate::schedule::Schedule;
 use crate::step::{Moment, Pairs, Settings, Step, sum_gradients};
@@ -244,7 +244,7 @@ fn objective(job: &Job, collator: &Collator) -> Result<Objective, TrainError> {
         pooling: job.pooling().map_err(TrainError::Unsupported)?,
         normalize: job.normalize_embeddings,
         dimensions: job.mrl_dims.clone(),
-        layout: Padding::None,
+        custom: Custom::Ours,
         unified: job.unified_finetuning.then(|| collator.tokenizer.markers().to_vec()),
     })
 }

@@ -116,7 +116,7 @@ impl<C: Collective> Step<'_, C> {
         self.seed(at, moment);
         let dropout = &self.settings.dropout;
         let all: Vec<&Sequence> = sequences.iter().collect();
-        let hidden = self.model.hidden(&all, batch.pairs.laying(self.objective.layout), dropout)?;
+        let hidden = self.model.hidden(&all, batch.pairs.laying(self.objective.custom), dropout)?;
         let logits = self.model.logits(&hidden, dropout)?;
         let group = i64::try_from(batch.group).unwrap_or(i64::MAX);
         let teacher =

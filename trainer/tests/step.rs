@@ -11,8 +11,9 @@ use model::{Device, Dropout, Pooling, Sequence, Task, Trainee};
 use tch::Tensor;
 use torch_ext::{Group, Seat, Store};
 use trainer::collective::{Alone, Collective};
+use trainer::data::Custom;
 use trainer::loss::{Contrast, Distillation, GradientScale, Negatives};
-use trainer::objective::{Batch, Objective, Padding, Side};
+use trainer::objective::{Batch, Objective, Side};
 use trainer::step::{Moment, Pairs, Settings, Step, sum_gradients};
 
 const MOMENT: Moment = Moment { micro_step: 3, accumulated: 2, teach: true };
@@ -38,7 +39,7 @@ fn objective(unified: bool, negatives: Negatives) -> Objective {
         pooling: Pooling::Mean,
         normalize: true,
         dimensions: Vec::new(),
-        layout: Padding::None,
+        custom: Custom::Ours,
         unified: unified.then(|| vec![0, 1, 2, 3]),
     }
 }

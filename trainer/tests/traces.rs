@@ -44,7 +44,7 @@ fn recorded() -> PathBuf {
 #[test]
 fn recorded_traces_come_out_the_same() {
     let traces = traces(&recorded());
-    assert_eq!(traces.len(), 6);
+    assert_eq!(traces.len(), 7);
     for dir in traces {
         check(&dir);
     }

@@ -14,7 +14,7 @@ use tch::{Kind, Reduction, TchError, Tensor};
 pub use contrast::{Contrast, Negatives, Ranks, contrast, matryoshka};
 pub use distill::Distillation;
 pub use grouped::grouped;
-pub use unified::{Tokens, Unified, unified};
+pub use unified::{OwnGroupSum, Tokens, Unified, unified};
 
 /// A rank's loss in two parts, for the gradient of one is not the other's.
 ///

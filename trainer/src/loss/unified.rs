@@ -36,6 +36,19 @@ pub struct Unified<'a> {
     pub markers: &'a [u32],
     /// Whether each way learns from the sum of all.
     pub teach: bool,
+    /// What becomes of the sum over own groups.
+    pub sum: OwnGroupSum,
+}
+
+/// The sum of scores where negatives are the own group's alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OwnGroupSum {
+    /// It is compared within the group, like its parts.
+    #[default]
+    Compared,
+    /// As in the reference, a single score is left of it, which is compared with nothing: it adds no loss, and teaches
+    /// that all of a group are alike.
+    Lost,
 }
 
 /// The mean of the losses of the dense, sparse and multi-vector scores and of their sum; where it teaches, the mean
@@ -46,7 +59,8 @@ pub struct Unified<'a> {
 /// # Errors
 /// [`TchError`] when shapes do not fit.
 pub fn unified(ranks: &Ranks<'_>, how: &Contrast, unified: &Unified<'_>) -> Result<Loss, TchError> {
-    let Unified { queries, passages, markers, teach } = *unified;
+    let Unified { queries, passages, markers, teach, sum } = *unified;
+    let without_sum = sum == OwnGroupSum::Lost && how.negatives == Negatives::OwnGroup;
     let local = Contrast {
         negatives: if how.negatives == Negatives::AllRanks { Negatives::InBatch } else { how.negatives },
         ..*how
@@ -61,7 +75,7 @@ pub fn unified(ranks: &Ranks<'_>, how: &Contrast, unified: &Unified<'_>) -> Resu
     let over_ranks = how.negatives == Negatives::AllRanks;
     let dense_loss = if over_ranks { contrast(ranks, how)? } else { own(&dense)? };
     let loss = dense_loss
-        .plus(own(&together)?)?
+        .plus(if without_sum { Loss::default() } else { own(&together)? })?
         .plus(own(&sparse)?.times(SPARSE_LOSS)?)?
         .plus(own(&multi)?)?
         .over(4.0)?;
@@ -72,7 +86,8 @@ pub fn unified(ranks: &Ranks<'_>, how: &Contrast, unified: &Unified<'_>) -> Resu
         Negatives::OwnGroup => own_group(scores),
         Negatives::InBatch | Negatives::AllRanks => Ok(scores.shallow_clone()),
     };
-    let sum = seen(&together)?.f_detach()?.f_softmax(-1, Kind::Float)?;
+    let sum = seen(&together)?.f_detach()?;
+    let sum = if without_sum { sum.f_ones_like()? } else { sum.f_softmax(-1, Kind::Float)? };
     let lacks = |scores: &Tensor| towards(&sum, &seen(scores)?).map(Loss::own);
     let taught = lacks(&dense)?.plus(lacks(&sparse)?.times(SPARSE_LOSS)?)?.plus(lacks(&multi)?)?;
     loss.plus(taught.over(3.0)?)?.over(2.0)

@@ -13,9 +13,10 @@ use super::recorded::{self, MicroStep};
 use super::report::{Report, Row};
 use super::samples;
 use super::source::{Places, Source};
+use crate::data::Custom;
 use crate::error::TrainError;
 use crate::loss::{self, GradientScale, Loss, Negatives, Tokens};
-use crate::objective::{Embedded, Objective, Padding, Rows, Side, teacher};
+use crate::objective::{Embedded, Objective, Rows, Side, teacher};
 use crate::optimizer::{Optimizer, decays};
 
 /// The tolerances of TRAINING.md, section 3: absolute, or relative to a loss above 1.
@@ -107,7 +108,7 @@ impl Replay {
             pooling: self.settings.pooling()?,
             normalize: embedder.normalize_embeddings.unwrap_or(true),
             dimensions: if embedder.use_mrl { embedder.mrl_dims.clone() } else { Vec::new() },
-            layout: Padding::Reference,
+            custom: Custom::FlagEmbedding,
             unified: markers,
         })
     }
@@ -368,13 +369,12 @@ impl Run<'_> {
 
     fn pairs(&self, pairs: &Side, scores: Option<&[f64]>) -> Result<Loss, TrainError> {
         let sequences: Vec<_> = pairs.sequences.iter().collect();
-        let hidden = self.model.hidden(&sequences, pairs.laying(self.objective.layout), &Dropout::NONE)?;
+        let hidden = self.model.hidden(&sequences, pairs.laying(self.objective.custom), &Dropout::NONE)?;
         let logits = self.model.logits(&hidden, &Dropout::NONE)?;
-        let group = self.replay.settings.data.train_group_size;
-        let group = i64::try_from(group).unwrap_or(i64::MAX);
-        let teacher = scores.map(|scores| {
-            teacher(scores, sequences.len() / self.replay.settings.data.train_group_size.max(1))
-        });
+        // As the reference cuts it: into as many groups as a whole batch has, also where the batch is a short one.
+        let groups = self.replay.settings.batch_size().max(1);
+        let group = i64::try_from(sequences.len() / groups).unwrap_or(i64::MAX);
+        let teacher = scores.map(|scores| teacher(scores, groups));
         let teacher = teacher.transpose()?.map(|scores| scores.f_softmax(-1, Kind::Float)).transpose()?;
         Ok(loss::grouped(&logits, group, teacher.as_ref())?)
     }
