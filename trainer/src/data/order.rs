@@ -1,9 +1,8 @@
 //! Which examples a rank sees, and when.
 
-use tch::{Kind, Tensor};
+use rand_mt::Mt;
 
 use super::numpy::Generator;
-use crate::error::TrainError;
 
 /// Examples of all files mixed, in batches of one size.
 #[derive(Clone, Copy, Debug)]
@@ -31,11 +30,9 @@ pub enum Rest {
 
 impl Mixed {
     /// Rank `rank`'s batches of an epoch, as `accelerate` deals them out.
-    ///
-    /// # Errors
-    /// [`TrainError::Torch`] where there is no memory.
-    pub fn epoch(&self, epoch: u64, rank: usize) -> Result<Vec<Vec<usize>>, TrainError> {
-        let order = self.order(epoch)?;
+    #[must_use]
+    pub fn epoch(&self, epoch: u64, rank: usize) -> Vec<Vec<usize>> {
+        let order = self.order(epoch);
         let batch = self.batch.max(1);
         let full = order.len() / batch;
         let rounds = full / self.ranks.max(1);
@@ -52,17 +49,30 @@ impl Mixed {
                 if self.ranks == 1 { rest.to_vec() } else { filled.skip(rank * batch).take(batch).collect() };
             batches.push(last);
         }
-        Ok(batches)
+        batches
     }
 
-    /// `torch.randperm` from a generator of the epoch's own seed.
-    fn order(&self, epoch: u64) -> Result<Vec<usize>, TrainError> {
-        tch::manual_seed(i64::from_ne_bytes(self.seed.wrapping_add(epoch).to_ne_bytes()));
-        let examples = i64::try_from(self.examples).unwrap_or(i64::MAX);
-        let order = Tensor::f_randperm(examples, (Kind::Int64, tch::Device::Cpu))?;
-        let order = Vec::<i64>::try_from(&order)?;
-        Ok(order.into_iter().filter_map(|index| usize::try_from(index).ok()).collect())
+    fn order(&self, epoch: u64) -> Vec<usize> {
+        permutation(self.examples, self.seed.wrapping_add(epoch))
     }
+}
+
+/// Beyond so many items torch draws 64 bits at a time.
+const MANY: usize = u32::MAX as usize / 20;
+
+/// `torch.randperm(items)` from a generator with this seed.
+///
+/// Source: libtorch 2.11, `aten/src/ATen/native/TensorFactories.cpp`.
+fn permutation(items: usize, seed: u64) -> Vec<usize> {
+    let mut twister = Mt::new(u32::try_from(seed & 0xffff_ffff).unwrap_or(0));
+    let mut word = || u64::from(twister.next_u32());
+    let mut order: Vec<usize> = (0..items).collect();
+    for first in 0..items.saturating_sub(1) {
+        let drawn = if items < MANY { word() } else { (word() << 32) | word() };
+        let left = (items - first) as u64;
+        order.swap(first, first + usize::try_from(drawn % left).unwrap_or(0));
+    }
+    order
 }
 
 /// A file, or several small ones together, of which batches are made by themselves.
@@ -131,7 +141,18 @@ mod tests {
 
     fn mixed(examples: usize, ranks: usize, rest: Rest) -> Vec<Vec<Vec<usize>>> {
         let mixed = Mixed { examples, batch: 2, ranks, rest, seed: 42 };
-        (0..ranks).map(|rank| mixed.epoch(3, rank).unwrap()).collect()
+        (0..ranks).map(|rank| mixed.epoch(3, rank)).collect()
+    }
+
+    // What torch 2.11 prints.
+
+    #[test]
+    fn permutations_are_those_of_torch() {
+        assert_eq!(permutation(10, 42), [2, 6, 1, 8, 4, 5, 0, 9, 3, 7]);
+        assert_eq!(permutation(10, 45), [7, 6, 5, 3, 4, 9, 0, 8, 2, 1]);
+        assert_eq!(permutation(10, (1 << 40) + 3), [6, 0, 3, 7, 8, 5, 1, 9, 2, 4]);
+        assert_eq!(permutation(1, 42), [0]);
+        assert!(permutation(0, 42).is_empty());
     }
 
     #[test]

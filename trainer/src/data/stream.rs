@@ -79,7 +79,7 @@ impl Stream {
         let random = Random::new(reading.seed);
         let mut stream =
             Self { corpus, drawing, order, reading, random, epoch: 0, done: 0, ahead: VecDeque::new() };
-        stream.ahead = stream.rounds()?;
+        stream.ahead = stream.rounds();
         if stream.ahead.is_empty() {
             let examples = stream.corpus.len();
             let what =
@@ -107,7 +107,7 @@ impl Stream {
     /// [`TrainError::Unsupported`] for a position that it never has.
     pub fn seek(&mut self, position: Position) -> Result<(), TrainError> {
         while self.epoch < position.epoch {
-            self.turn()?;
+            self.turn();
         }
         if position.micro_step > self.ahead.len() {
             let what = format!("the data changed: an epoch has no micro step {}", position.micro_step);
@@ -125,7 +125,7 @@ impl Stream {
     /// [`TrainError::Format`] names the file and the line that makes no group.
     pub fn read(&mut self) -> Result<Micro, TrainError> {
         if self.ahead.is_empty() {
-            self.turn()?;
+            self.turn();
         }
         let (examples, own_group) = self.ahead.pop_front().unwrap_or_default();
         self.done += 1;
@@ -142,23 +142,22 @@ impl Stream {
         Ok(Micro { examples, groups, own_group })
     }
 
-    fn turn(&mut self) -> Result<(), TrainError> {
+    fn turn(&mut self) {
         self.epoch += 1;
         self.done = 0;
-        self.ahead = self.rounds()?;
-        Ok(())
+        self.ahead = self.rounds();
     }
 
-    fn rounds(&mut self) -> Result<VecDeque<(Vec<usize>, bool)>, TrainError> {
+    fn rounds(&mut self) -> VecDeque<(Vec<usize>, bool)> {
         let Reading { rank, ranks, .. } = self.reading;
-        Ok(match &mut self.order {
+        match &mut self.order {
             Order::Mixed(mixed) => {
-                mixed.epoch(self.epoch, rank)?.into_iter().map(|examples| (examples, false)).collect()
+                mixed.epoch(self.epoch, rank).into_iter().map(|examples| (examples, false)).collect()
             }
             Order::BySet(sets) => {
                 let rounds = sets.epoch().into_iter();
                 rounds.map(|round| (round.of(rank, ranks).to_vec(), round.own_group)).collect()
             }
-        })
+        }
     }
 }
