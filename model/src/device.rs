@@ -124,6 +124,14 @@ impl FromStr for Precision {
     }
 }
 
+/// Whether models run on `device` in the kind of number asked for.
+///
+/// # Errors
+/// [`DeviceError::Precision`].
+pub fn supports(device: Device, precision: Precision) -> Result<(), DeviceError> {
+    candidates(device, precision, Instructions::detect()).map(drop)
+}
+
 /// The kinds of number to try, the preferred one first; the first is kept if the checkpoint stays true in it.
 pub(crate) fn candidates(
     device: Device,

@@ -97,6 +97,12 @@ impl Model {
         Ok(Self { body, head, kind })
     }
 
+    /// Gives its memory back, to the operating system where it was the process's. Takes a while.
+    pub fn unload(self) {
+        drop(self);
+        torch_ext::trim_memory();
+    }
+
     /// The kind of number it runs in: `f32`, `bf16` or `f16`.
     #[must_use]
     pub fn dtype(&self) -> &'static str {

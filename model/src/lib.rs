@@ -23,7 +23,7 @@ mod weights;
 
 pub use checkpoint::{Card, Checkpoint, Overrides};
 pub use config::Kind;
-pub use device::{Device, Instructions, Precision, gemm_rate, prepare, set_threads};
+pub use device::{Device, Instructions, Precision, gemm_rate, prepare, set_threads, supports};
 pub use dropout::Dropout;
 pub use encoder::Model;
 pub use error::{DeviceError, LoadError, RunError};

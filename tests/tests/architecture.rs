@@ -22,7 +22,7 @@ const EDGES: [(&str, &[&str]); 13] = [
     ("tls", &[]),
     ("torch-ext", &[]),
     ("trainer", &["manifest", "model", "torch-ext"]),
-    ("worker", &["cluster", "model", "proto", "telemetry", "tls"]),
+    ("worker", &["cluster", "manifest", "model", "proto", "store", "telemetry", "tls"]),
 ];
 
 fn metadata() -> Value {

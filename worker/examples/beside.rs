@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use worker::apart::{Effort, apart};
 use worker::call::Class;
+use worker::catalogue::Catalogue;
 use worker::config::BatchTokens;
 use worker::engine::{Engine, Job, Plan};
 use worker::load::{Limits, Load};
@@ -97,7 +98,7 @@ impl Stand {
     fn start(threads: NonZeroUsize) -> Result<Self, Box<dyn Error>> {
         let tasks = TaskTracker::new();
         let load = Load::new(Limits { tokens: 1_000_000, wait: Duration::from_secs(60) });
-        let metrics = Metrics::register(&mut Registry::default(), load.clone());
+        let metrics = Metrics::register(&mut Registry::default(), load.clone(), Catalogue::default());
         let device = worker::device::Device::spawn("device", move || model::set_threads(threads.get()))?;
         let plan = Plan { depth: 1, age: Duration::from_secs(10), load: load.clone(), metrics };
         let engine = Engine::spawn(plan, device.orders.clone(), device.reports, &tasks);
@@ -116,7 +117,7 @@ impl Stand {
         let work = move || -> Result<_, String> {
             let checkpoint =
                 Checkpoint::open(&dir, &Overrides::default()).map_err(|error| error.to_string())?;
-            let built = build(&checkpoint, Place { device: Device::Cpu, precision });
+            let built = build(&checkpoint, Place { device: Device::Cpu, precision }, None);
             Ok((built.map_err(|error| error.to_string())?, checkpoint))
         };
         let (Built { resident, .. }, checkpoint) = apart("prepare", effort, work).await??;

@@ -14,6 +14,28 @@ use crate::tokenise::Tokenise;
 /// Between two looks at whether calls are left.
 const POLL: Duration = Duration::from_millis(10);
 
+/// Which checkpoint, of which model: the same bytes may be there under several names.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Id {
+    /// The model's name.
+    pub model: String,
+    /// SHA-256 of its manifest, lower-case hexadecimal.
+    pub digest: String,
+}
+
+impl Id {
+    /// The checkpoint `digest` of `model`.
+    pub fn new(model: impl Into<String>, digest: impl Into<String>) -> Self {
+        Self { model: model.into(), digest: digest.into() }
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.model, self.digest)
+    }
+}
+
 /// A checkpoint that is loaded and warm.
 #[derive(Clone)]
 pub struct Served {
@@ -32,32 +54,18 @@ pub struct Served {
 }
 
 impl Served {
-    /// Whether it is this one.
+    /// Which one it is.
     #[must_use]
-    pub fn is(&self, model: &str, digest: &str) -> bool {
-        (&*self.name, &*self.digest) == (model, digest)
+    pub fn id(&self) -> Id {
+        Id::new(&*self.name, &*self.digest)
     }
 
     /// What gateways are told of it.
     #[must_use]
     pub fn ready(&self) -> ReadyCheckpoint {
-        // Windows and widths of models fit; the wire has 32 bits for them.
-        let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        let kind = match self.card.kind {
-            Kind::Embedder => v1::ModelKind::Embedder,
-            Kind::CrossEncoder => v1::ModelKind::CrossEncoder,
-        };
         let checkpoint = v1::Checkpoint {
-            digest: self.digest.to_string(),
-            index_space: self.index_space.clone(),
-            kind: kind.into(),
-            dimensions: number(self.card.dimensions),
-            max_tokens: number(self.card.max_tokens),
-            pooling: self.card.pooling.map(|pooling| pooling.to_string()).unwrap_or_default(),
-            normalize: self.card.normalize,
-            architecture: self.card.architecture.clone(),
             dtypes: vec![self.dtype.clone()],
-            ready_workers: 0,
+            ..describe(&self.card, &self.digest, &self.index_space)
         };
         ReadyCheckpoint { model: self.name.to_string(), checkpoint: Some(checkpoint) }
     }
@@ -73,6 +81,29 @@ impl Served {
             index_space: self.index_space.clone(),
             dimensions,
         }
+    }
+}
+
+/// What a checkpoint is, on the wire; loaded nowhere yet.
+#[must_use]
+pub fn describe(card: &Card, digest: &str, index_space: &str) -> v1::Checkpoint {
+    // Windows and widths of models fit; the wire has 32 bits for them.
+    let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let kind = match card.kind {
+        Kind::Embedder => v1::ModelKind::Embedder,
+        Kind::CrossEncoder => v1::ModelKind::CrossEncoder,
+    };
+    v1::Checkpoint {
+        digest: digest.to_owned(),
+        index_space: index_space.to_owned(),
+        kind: kind.into(),
+        dimensions: number(card.dimensions),
+        max_tokens: number(card.max_tokens),
+        pooling: card.pooling.map(|pooling| pooling.to_string()).unwrap_or_default(),
+        normalize: card.normalize,
+        architecture: card.architecture.clone(),
+        dtypes: Vec::new(),
+        ready_workers: 0,
     }
 }
 
@@ -103,14 +134,14 @@ impl Catalogue {
     /// Lets calls ask for `served`, from now on.
     pub fn add(&self, served: Arc<Served>) {
         let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|other| !other.is(&served.name, &served.digest));
+        all.retain(|other| other.id() != served.id());
         all.push(served);
     }
 
     /// Lets no new call ask for this one. Those that have it go on; [`unused`] tells when there are none.
-    pub fn remove(&self, model: &str, digest: &str) {
+    pub fn remove(&self, id: &Id) {
         let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|served| !served.is(model, digest));
+        all.retain(|served| served.id() != *id);
     }
 
     /// How many there are, by name and digest.

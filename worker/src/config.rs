@@ -1,14 +1,17 @@
 //! Settings: flags over environment over file, checked together before anything is opened. Nothing else reads the
 //! environment.
 
+mod args;
+
+use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::fs;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::thread;
 use std::time::Duration;
+use std::{env, fs};
 
 use clap::Parser;
 use cluster::{Name, Settings, Tls, WorkerId};
@@ -18,115 +21,15 @@ use serde::de::{self, Deserializer};
 use telemetry::Format;
 use uuid::Uuid;
 
+use args::Args;
+
 use crate::load::Limits;
 use crate::spec::ModelSpec;
 use telemetry::signals::Stdin;
 use tls::{Incomplete, ServerFiles};
 
-/// How each setting is given: a flag, a variable, or a key of the file.
-#[derive(Clone, Debug, Default, Parser, Deserialize)]
-#[command(
-    name = "beige-worker",
-    version,
-    about = "Serves checkpoints on one device to the gateways of a cluster"
-)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-struct Args {
-    /// A TOML file with any of these settings, named as the flags are
-    #[arg(long, env = "BEIGE_CONFIG", value_name = "FILE")]
-    #[serde(skip)]
-    config: Option<PathBuf>,
-    /// Name of this worker, unique in the cluster [default: random]
-    #[arg(long, env = "BEIGE_ID", value_name = "NAME")]
-    id: Option<String>,
-    /// Members of etcd: host:port, <http://host:port> or <https://host:port>; without them the worker is registered
-    /// nowhere
-    #[arg(long, env = "BEIGE_ETCD", value_delimiter = ',', value_name = "URL")]
-    etcd: Option<Vec<String>>,
-    /// Authorities, in PEM: etcd is reached over TLS, and must show a certificate of one of them [default: none where
-    /// etcd is reached in the clear, those that the system trusts for <https://host:port>]
-    #[arg(long, env = "BEIGE_ETCD_CA", value_name = "FILE")]
-    etcd_ca: Option<PathBuf>,
-    /// The certificate that etcd is shown, in PEM
-    #[arg(long, env = "BEIGE_ETCD_CERT", value_name = "FILE")]
-    etcd_cert: Option<PathBuf>,
-    /// Its private key, in PEM
-    #[arg(long, env = "BEIGE_ETCD_KEY", value_name = "FILE")]
-    etcd_key: Option<PathBuf>,
-    /// The name that the certificate of every member of etcd has [default: the host of its endpoint]
-    #[arg(long, env = "BEIGE_ETCD_NAME", value_name = "NAME")]
-    etcd_name: Option<String>,
-    /// The cluster to be part of [default: default]
-    #[arg(long, env = "BEIGE_CLUSTER", value_name = "NAME")]
-    cluster: Option<String>,
-    /// Where gateways connect; port 0 takes any free port [default: 127.0.0.1:0]
-    #[arg(long, env = "BEIGE_LISTEN", value_name = "ADDRESS")]
-    listen: Option<SocketAddr>,
-    /// The address that gateways are told, where it is another one [default: the one listened on]
-    #[arg(long, env = "BEIGE_ADVERTISE", value_name = "HOST:PORT")]
-    advertise: Option<String>,
-    /// Where operators connect: /livez, /readyz, /metrics [default: 127.0.0.1:9090]
-    #[arg(long, env = "BEIGE_ADMIN", value_name = "ADDRESS")]
-    admin: Option<SocketAddr>,
-    /// A checkpoint to serve: a directory in the Hugging Face layout, under its own name or another, as in
-    /// [NAME=]DIR[,pooling=cls|mean|last][,max_tokens=N]. Repeat it for more; in the environment, separate them by
-    /// semicolons
-    #[arg(long, env = "BEIGE_MODEL", value_delimiter = ';', value_name = "[NAME=]DIR[,OPTION=…]")]
-    model: Option<Vec<String>>,
-    /// Where models run: auto, cpu, cuda:K [default: auto]
-    #[arg(long, env = "BEIGE_DEVICE", value_name = "DEVICE")]
-    device: Option<String>,
-    /// Arithmetic of the models: auto, f32, bf16, f16 [default: auto]
-    #[arg(long, env = "BEIGE_DTYPE", value_name = "DTYPE")]
-    dtype: Option<String>,
-    /// Threads that one batch runs on, on a CPU [default: one per core]
-    #[arg(long, env = "BEIGE_THREADS", value_name = "COUNT")]
-    threads: Option<NonZeroUsize>,
-    /// Work in one batch, in tokens; auto measures what suits the device [default: auto]
-    #[arg(long, env = "BEIGE_BATCH_TOKENS", value_name = "TOKENS|auto")]
-    batch_tokens: Option<BatchTokens>,
-    /// Tokens that may wait for the device; calls beyond are refused [default: 1000000]
-    #[arg(long, env = "BEIGE_MAX_QUEUED_TOKENS", value_name = "TOKENS")]
-    max_queued_tokens: Option<NonZeroUsize>,
-    /// Threads that tokenise [default: one for two cores]
-    #[arg(long, env = "BEIGE_TOKENIZER_THREADS", value_name = "COUNT")]
-    tokenizer_threads: Option<NonZeroUsize>,
-    /// A call that would wait longer for its first batch is refused [default: 60000]
-    #[arg(long, env = "BEIGE_MAX_WAIT_MS", value_name = "MILLISECONDS")]
-    max_wait_ms: Option<u64>,
-    /// A text that has waited longer goes before others, whatever its priority [default: 10000]
-    #[arg(long, env = "BEIGE_MAX_AGE_MS", value_name = "MILLISECONDS")]
-    max_age_ms: Option<u64>,
-    /// How long the worker still takes calls after it has said that it leaves, while gateways notice
-    /// [default: 500ms]
-    #[arg(long, env = "BEIGE_SETTLE", value_name = "TIME")]
-    settle: Option<String>,
-    /// How long calls that are running may take after that [default: 30s]
-    #[arg(long, env = "BEIGE_GRACE", value_name = "TIME")]
-    grace: Option<String>,
-    /// The certificate that gateways are shown, with those between it and its authority, in PEM [default: none, and
-    /// calls in the clear]
-    #[arg(long, env = "BEIGE_TLS_CERT", value_name = "FILE")]
-    tls_cert: Option<PathBuf>,
-    /// Its private key, in PEM
-    #[arg(long, env = "BEIGE_TLS_KEY", value_name = "FILE")]
-    tls_key: Option<PathBuf>,
-    /// Authorities, in PEM: gateways must show a certificate of one of them [default: they need none]
-    #[arg(long, env = "BEIGE_TLS_CLIENT_CA", value_name = "FILE")]
-    tls_client_ca: Option<PathBuf>,
-    /// How log lines look: human or json [default: human]
-    #[arg(long, env = "BEIGE_LOG_FORMAT", value_name = "FORMAT")]
-    log_format: Option<String>,
-    /// What is logged, such as info,worker=debug [default: info]
-    #[arg(long, env = "BEIGE_LOG", value_name = "FILTER")]
-    log: Option<String>,
-    /// Where spans go, such as <http://collector:4317> [default: nowhere]
-    #[arg(long, env = "BEIGE_OTLP_ENDPOINT", value_name = "URL")]
-    otlp_endpoint: Option<String>,
-    /// Leave when standard input ends: for a supervisor that may die
-    #[arg(long, env = "BEIGE_EXIT_ON_STDIN_EOF", num_args = 0..=1, default_missing_value = "true")]
-    exit_on_stdin_eof: Option<bool>,
-}
+/// Bytes of a cache whose size is not given.
+const CACHE_BYTES: NonZeroU64 = NonZeroU64::new(32 << 30).expect("it is above 0");
 
 /// Work in one batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -191,6 +94,19 @@ pub enum InvalidConfig {
     },
 }
 
+/// A store, and where its checkpoints are kept here.
+#[derive(Clone, Debug)]
+pub struct StoreSpec {
+    /// Where it is.
+    pub url: String,
+    /// What the environment says of the cloud it is in.
+    pub settings: store::Settings,
+    /// The directory of the cache.
+    pub cache: PathBuf,
+    /// Bytes that the cache may take.
+    pub cache_bytes: NonZeroU64,
+}
+
 /// Settings that hold together.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -204,8 +120,14 @@ pub struct Config {
     pub advertise: Option<String>,
     /// The admin port.
     pub admin: SocketAddr,
-    /// What to serve; names differ.
+    /// What it brings along; names differ.
     pub models: Vec<ModelSpec>,
+    /// The models it may serve; `None` for all.
+    pub serves: Option<BTreeSet<String>>,
+    /// Where the cluster's checkpoints are, where it is to take any from there.
+    pub store: Option<StoreSpec>,
+    /// Bytes of memory that checkpoints may take; `None` for what there is.
+    pub memory_limit: Option<NonZeroU64>,
     /// Where it runs.
     pub device: Device,
     /// How it calculates.
@@ -245,11 +167,12 @@ impl Config {
         let args = Args::try_parse_from(flags)?;
         let file = args.config.as_deref().map(load).transpose()?.unwrap_or_default();
         let cores = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        Self::from_args(args.over(file), cores)
+        Self::from_args(args.over(file), &Facts { cores, environment: env::vars_os().collect() })
     }
 
     /// Checks what no single setting can be checked for alone.
-    fn from_args(args: Args, cores: NonZeroUsize) -> Result<Self, InvalidConfig> {
+    fn from_args(args: Args, facts: &Facts) -> Result<Self, InvalidConfig> {
+        let cores = facts.cores;
         let listen = args.listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)));
         let admin = args.admin.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 9090)));
         check_addresses(listen, admin, args.advertise.as_deref())?;
@@ -268,13 +191,28 @@ impl Config {
         let etcd_tls = Tls::of(args.etcd_ca, args.etcd_cert, args.etcd_key, args.etcd_name)
             .map_err(|error| value("etcd-cert", error))?;
         let halves = NonZeroUsize::new(cores.get() / 2).unwrap_or(NonZeroUsize::MIN);
+        let etcd = etcd(args.etcd, args.cluster.as_deref(), etcd_tls)?;
+        let store = store(args.store, (args.cache, args.cache_bytes), facts)?;
+        let models = models(&args.model.unwrap_or_default())?;
+        match (&store, &etcd) {
+            (None, _) if models.is_empty() => {
+                return Err(value("model", "at least one is needed, or a store"));
+            }
+            (Some(_), None) => {
+                return Err(value("store", "it needs etcd, which knows what to take from it"));
+            }
+            (None | Some(_), _) => {}
+        }
         Ok(Self {
             id: id(args.id)?,
-            etcd: etcd(args.etcd, args.cluster.as_deref(), etcd_tls)?,
+            etcd,
             listen,
             advertise: args.advertise,
             admin,
-            models: models(&args.model.unwrap_or_default())?,
+            serves: serves(args.serve, &models)?,
+            models,
+            store,
+            memory_limit: args.memory_limit,
             device: Device::parse(args.device.as_deref().unwrap_or("auto"))
                 .map_err(|error| value("device", error))?,
             precision: parse("dtype", args.dtype.as_deref().unwrap_or("auto"))?,
@@ -294,40 +232,21 @@ impl Config {
     }
 }
 
-impl Args {
-    /// These settings, and those of `file` where there are none.
-    fn over(self, file: Self) -> Self {
-        Self {
-            config: self.config,
-            id: self.id.or(file.id),
-            etcd: self.etcd.or(file.etcd),
-            etcd_ca: self.etcd_ca.or(file.etcd_ca),
-            etcd_cert: self.etcd_cert.or(file.etcd_cert),
-            etcd_key: self.etcd_key.or(file.etcd_key),
-            etcd_name: self.etcd_name.or(file.etcd_name),
-            cluster: self.cluster.or(file.cluster),
-            listen: self.listen.or(file.listen),
-            advertise: self.advertise.or(file.advertise),
-            admin: self.admin.or(file.admin),
-            model: self.model.or(file.model),
-            device: self.device.or(file.device),
-            dtype: self.dtype.or(file.dtype),
-            threads: self.threads.or(file.threads),
-            batch_tokens: self.batch_tokens.or(file.batch_tokens),
-            max_queued_tokens: self.max_queued_tokens.or(file.max_queued_tokens),
-            tokenizer_threads: self.tokenizer_threads.or(file.tokenizer_threads),
-            max_wait_ms: self.max_wait_ms.or(file.max_wait_ms),
-            max_age_ms: self.max_age_ms.or(file.max_age_ms),
-            settle: self.settle.or(file.settle),
-            grace: self.grace.or(file.grace),
-            tls_cert: self.tls_cert.or(file.tls_cert),
-            tls_key: self.tls_key.or(file.tls_key),
-            tls_client_ca: self.tls_client_ca.or(file.tls_client_ca),
-            log_format: self.log_format.or(file.log_format),
-            log: self.log.or(file.log),
-            otlp_endpoint: self.otlp_endpoint.or(file.otlp_endpoint),
-            exit_on_stdin_eof: self.exit_on_stdin_eof.or(file.exit_on_stdin_eof),
-        }
+/// What the process finds.
+struct Facts {
+    cores: NonZeroUsize,
+    environment: Vec<(OsString, OsString)>,
+}
+
+impl Facts {
+    /// The user's cache directory for checkpoints, where the environment tells of one.
+    fn cache(&self) -> Option<PathBuf> {
+        let variable = |name: &str| {
+            let found = self.environment.iter().find(|(key, value)| key == name && !value.is_empty());
+            found.map(|(_, value)| PathBuf::from(value))
+        };
+        let user = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")))?;
+        Some(user.join("beige/checkpoints"))
     }
 }
 
@@ -387,9 +306,6 @@ fn etcd(
 }
 
 fn models(texts: &[String]) -> Result<Vec<ModelSpec>, InvalidConfig> {
-    if texts.is_empty() {
-        return Err(value("model", "at least one is needed"));
-    }
     let specs = texts.iter().map(|text| ModelSpec::parse(text).map_err(|error| value("model", error)));
     let specs: Vec<ModelSpec> = specs.collect::<Result<_, _>>()?;
     for (at, spec) in specs.iter().enumerate() {
@@ -398,6 +314,31 @@ fn models(texts: &[String]) -> Result<Vec<ModelSpec>, InvalidConfig> {
         }
     }
     Ok(specs)
+}
+
+fn serves(
+    names: Option<Vec<String>>,
+    models: &[ModelSpec],
+) -> Result<Option<BTreeSet<String>>, InvalidConfig> {
+    let Some(names) = names else { return Ok(None) };
+    let names = names.iter().map(|name| parse::<Name>("serve", name).map(|name| name.to_string()));
+    let names = names.collect::<Result<BTreeSet<String>, _>>()?;
+    match models.iter().find(|spec| !names.contains(spec.name.as_str())) {
+        Some(spec) => Err(value("serve", format!("it leaves out {}, which is brought along", spec.name))),
+        None => Ok(Some(names)),
+    }
+}
+
+fn store(
+    url: Option<String>,
+    (cache, bytes): (Option<PathBuf>, Option<NonZeroU64>),
+    facts: &Facts,
+) -> Result<Option<StoreSpec>, InvalidConfig> {
+    let Some(url) = url.filter(|url| !url.is_empty()) else { return Ok(None) };
+    let cache =
+        cache.or_else(|| facts.cache()).ok_or_else(|| value("cache", "it is needed, with a store"))?;
+    let settings = facts.environment.iter().cloned().collect();
+    Ok(Some(StoreSpec { url, settings, cache, cache_bytes: bytes.unwrap_or(CACHE_BYTES) }))
 }
 
 fn parse<T: FromStr<Err: ToString>>(field: &'static str, text: &str) -> Result<T, InvalidConfig> {

@@ -7,6 +7,7 @@ use crate::load::{Overloaded, Shortage};
 use crate::tokenise::Unread;
 use crate::wire::{Fault, InvalidRequest};
 use model::TokenizeError;
+use proto::worker::v1::AliasSeen;
 
 /// When to come back to a device that has no memory for an input.
 const MEMORY_PAUSE: Duration = Duration::from_secs(1);
@@ -17,9 +18,16 @@ pub enum CallError {
     /// Repair the request.
     #[error(transparent)]
     Invalid(#[from] InvalidRequest),
-    /// Ask another worker.
-    #[error("checkpoint {0:?} is not loaded here")]
-    NotLoaded(String),
+    /// Ask another worker, or for what the name means now.
+    #[error("checkpoint {digest:?} is not loaded here")]
+    NotLoaded {
+        /// The model's name that was asked for.
+        model: String,
+        /// The checkpoint that was.
+        digest: String,
+        /// What the name means, as far as it is known here.
+        alias: Option<AliasSeen>,
+    },
     /// Come back later, or ask another worker.
     #[error(transparent)]
     Overloaded(#[from] Overloaded),

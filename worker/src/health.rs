@@ -1,17 +1,20 @@
 //! What gateways are told of this worker, several times a second: their idea of its health is this stream, not the
 //! lease in etcd.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{self, Stream};
-use proto::worker::v1::{HealthReport, ReadyCheckpoint};
+use proto::v1::Preparation;
+use proto::worker::v1::{AliasSeen, HealthReport, ReadyCheckpoint};
 use tokio::sync::watch;
 use tokio::time::{self, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use crate::catalogue::Id;
 use crate::load::Load;
 use crate::memory;
 
@@ -32,13 +35,29 @@ pub struct Identity {
     pub device: String,
 }
 
-/// What changes now and then, and is reported at once.
+/// What changes now and then, and is reported at once. What the worker says in etcd is made of the same, so that
+/// gateways hear nothing else from the one than from the other.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct State {
     /// It will end.
     pub draining: bool,
-    /// What is loaded and warm.
-    pub ready: Vec<ReadyCheckpoint>,
+    /// What is loaded and warm, and what gateways may ask for.
+    pub ready: BTreeMap<Id, Offer>,
+    /// What is on its way to that, or failed on it.
+    pub preparations: BTreeMap<Id, Preparation>,
+    /// What names mean, as far as it is known here.
+    pub aliases: BTreeMap<String, AliasSeen>,
+}
+
+/// A checkpoint that gateways may ask for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Offer {
+    /// What it is.
+    pub checkpoint: ReadyCheckpoint,
+    /// How long it took to be ready.
+    pub took: Duration,
+    /// The lowest cosine of its golden vectors and those recorded, where there are any.
+    pub golden_cosine: Option<f32>,
 }
 
 /// Makes reports.
@@ -73,7 +92,7 @@ impl Health {
     }
 
     fn report(&mut self) -> HealthReport {
-        let State { draining, ready } = self.state.borrow_and_update().clone();
+        let State { draining, ready, preparations, aliases } = self.state.borrow_and_update().clone();
         let Identity { worker_id, boot_id, device } = (*self.identity).clone();
         HealthReport {
             worker_id,
@@ -84,9 +103,9 @@ impl Health {
             tokens_per_second: self.load.tokens_per_second(),
             total_tokens: self.load.total(),
             memory_bytes: memory::resident(),
-            ready,
-            preparations: Vec::new(),
-            aliases: Vec::new(),
+            ready: ready.into_values().map(|offer| offer.checkpoint).collect(),
+            preparations: preparations.into_values().collect(),
+            aliases: aliases.into_values().collect(),
         }
     }
 }

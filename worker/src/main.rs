@@ -8,6 +8,7 @@ use telemetry::Logging;
 use telemetry::signals::Signals;
 use tokio::{runtime, task};
 use worker::config::{Config, InvalidConfig};
+use worker::launch::launch;
 use worker::start::{self, Failure, Sockets};
 
 fn main() -> ExitCode {
@@ -23,7 +24,8 @@ fn main() -> ExitCode {
     if let Err(failure) = served {
         end(&failure);
     }
-    ExitCode::SUCCESS
+    // A checkpoint may be half loaded, on a thread that is inside libtorch.
+    model::exit_now(0)
 }
 
 async fn serve(config: Config) -> Result<(), Failure> {
@@ -32,11 +34,11 @@ async fn serve(config: Config) -> Result<(), Failure> {
     let mut signals = Signals::listen(config.stdin)?;
 
     let reader = config.clone();
-    let opened = task::spawn_blocking(move || start::open(&reader)).await.map_err(io::Error::from)??;
+    let stock = task::spawn_blocking(move || start::open(&reader)).await.map_err(io::Error::from)??;
     let sockets = start::bind(&config).await?;
     announce(&sockets)?;
     // Not cut short by a signal: the device thread would be ended in the middle of libtorch.
-    let mut running = start::launch(&config, opened, sockets, etcd).await?;
+    let mut running = launch(&config, stock, sockets, etcd).await?;
 
     let signal = tokio::select! {
         exit = running.fails() => {

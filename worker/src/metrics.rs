@@ -13,6 +13,7 @@ use telemetry::prometheus::metrics::histogram::{Histogram, exponential_buckets};
 use telemetry::prometheus::registry::Registry;
 
 use crate::call::Call;
+use crate::catalogue::{Catalogue, Id};
 use crate::load::{Load, Shortage};
 use crate::memory;
 
@@ -41,11 +42,14 @@ pub struct Metrics {
     failed_runs: Counter,
     failed_texts: Counter,
     out_of_memory: Counter,
+    prepared: Family<[Label; 1], Counter>,
+    preparation: Histogram,
+    downloaded: Counter,
 }
 
 impl Metrics {
-    /// Counters that `registry` shows, and what `load` says when it is asked.
-    pub fn register(registry: &mut Registry, load: Arc<Load>) -> Self {
+    /// Counters that `registry` shows, and what `load` and `catalogue` say when they are asked.
+    pub fn register(registry: &mut Registry, load: Arc<Load>, catalogue: Catalogue) -> Self {
         // From half a millisecond to a minute.
         let seconds = || Histogram::new(exponential_buckets(0.0005, 2.0, 18));
         let metrics = Self {
@@ -59,6 +63,10 @@ impl Metrics {
             failed_runs: Counter::default(),
             failed_texts: Counter::default(),
             out_of_memory: Counter::default(),
+            prepared: Family::default(),
+            // From a tenth of a second to an hour.
+            preparation: Histogram::new(exponential_buckets(0.1, 2.0, 16)),
+            downloaded: Counter::default(),
         };
         let registry = registry.sub_registry_with_prefix("beige_worker");
         registry.register("tokens", "Tokens run", metrics.tokens.clone());
@@ -76,7 +84,13 @@ impl Metrics {
         registry.register("failed_texts", "Texts that a model fails on", metrics.failed_texts.clone());
         let help = "Batches for which memory ran out";
         registry.register("out_of_memory", help, metrics.out_of_memory.clone());
-        registry.register_collector(Box::new(Gauges(load)));
+        let help = "Checkpoints made ready beside others, or not, by how that ended";
+        registry.register("preparations", help, metrics.prepared.clone());
+        let help = "How long it took to make a checkpoint ready";
+        registry.register("preparation_seconds", help, metrics.preparation.clone());
+        let help = "Bytes of checkpoints that came from the store";
+        registry.register("downloaded_bytes", help, metrics.downloaded.clone());
+        registry.register_collector(Box::new(Gauges(load, catalogue)));
         metrics
     }
 
@@ -122,6 +136,26 @@ impl Metrics {
         self.failed_texts.inc_by(texts);
     }
 
+    /// Counts a preparation by how it ended, and how long it took where it came to something.
+    pub fn prepared(&self, outcome: &'static str, took: Option<Duration>) {
+        self.prepared.get_or_create(&[("outcome", outcome)]).inc();
+        if let Some(took) = took {
+            self.preparation.observe(took.as_secs_f64());
+        }
+    }
+
+    /// Counts bytes that came from the store.
+    pub fn downloaded(&self, bytes: u64) {
+        self.downloaded.inc_by(bytes);
+    }
+
+    /// Forgets a checkpoint that is gone: a worker sees many in its life.
+    pub fn unloaded(&self, id: &Id) {
+        let checkpoint = [("model", id.model.clone()), ("digest", id.digest.clone())];
+        self.tokens.remove(&checkpoint);
+        self.batches.remove(&checkpoint);
+    }
+
     /// Counts a batch for which memory ran out.
     pub fn ran_out_of_memory(&self) {
         self.out_of_memory.inc();
@@ -130,7 +164,7 @@ impl Metrics {
 
 /// What is read when it is asked for.
 #[derive(Debug)]
-struct Gauges(Arc<Load>);
+struct Gauges(Arc<Load>, Catalogue);
 
 impl Collector for Gauges {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
@@ -143,7 +177,10 @@ impl Collector for Gauges {
         gauge("queue_tokens", "Tokens that wait, run or are being made.", queued)?;
         let speed = self.0.tokens_per_second();
         gauge("tokens_per_second", "Tokens per second while busy, lately.", speed)?;
-        gauge("memory_bytes", "Resident memory of the process.", memory)
+        gauge("memory_bytes", "Resident memory of the process.", memory)?;
+        #[allow(clippy::cast_precision_loss)] // A handful.
+        let checkpoints = self.1.len() as f64;
+        gauge("checkpoints", "Checkpoints that may be asked for, by name.", checkpoints)
     }
 }
 
@@ -159,14 +196,19 @@ mod tests {
     fn gauges_are_read_when_asked_for() {
         let load = Load::new(Limits { tokens: 100, wait: Duration::from_secs(1) });
         let mut registry = Registry::default();
-        let metrics = Metrics::register(&mut registry, load.clone());
+        let metrics = Metrics::register(&mut registry, load.clone(), Catalogue::default());
         let _held = load.admit(Class::Interactive, 42, None).unwrap();
         metrics.dropped(Dropped::Expired, 3);
         metrics.dropped(Dropped::Cancelled, 0);
+        metrics.prepared("golden", None);
+        metrics.downloaded(7);
         let mut page = String::new();
         text::encode(&mut page, &registry).unwrap();
         assert!(page.contains("\nbeige_worker_queue_tokens 42.0\n"), "{page}");
         assert!(page.contains("\nbeige_worker_dropped_total{reason=\"expired\"} 3\n"), "{page}");
         assert!(!page.contains("cancelled"), "{page}");
+        assert!(page.contains("\nbeige_worker_checkpoints 0.0\n"), "{page}");
+        assert!(page.contains("\nbeige_worker_preparations_total{outcome=\"golden\"} 1\n"), "{page}");
+        assert!(page.contains("\nbeige_worker_downloaded_bytes_total 7\n"), "{page}");
     }
 }

@@ -2,13 +2,14 @@
 
 use std::panic::resume_unwind;
 use std::thread;
-use std::time::{Duration, Instant};
 
-use cluster::Name;
+use cluster::{Golden, Name};
 use model::{Checkpoint, Device, LoadError, Model, Precision, Rows, RunError, Sequence, Tokenizer};
 
 use crate::bisect::{Encode, EncodeError};
 use crate::device::Resident;
+use crate::golden;
+use crate::prepare;
 use crate::spec::ModelSpec;
 use crate::warm;
 
@@ -56,13 +57,13 @@ pub enum StartError {
         /// What is wrong.
         source: LoadError,
     },
-    /// Mend the device, or use another.
-    #[error("model {name} does not run: {source}")]
-    Run {
-        /// Its name.
-        name: Name,
-        /// What the first batch says.
-        source: EncodeError,
+    /// Mend the checkpoint, or give it what it lacks.
+    #[error("model {name}: {failure}")]
+    Prepare {
+        /// The name it was to be served under.
+        name: String,
+        /// Why it is not ready.
+        failure: prepare::Failure,
     },
 }
 
@@ -73,8 +74,8 @@ pub struct Built {
     pub resident: Resident<Model>,
     /// What makes its tokens.
     pub tokenizer: Tokenizer,
-    /// How long it took.
-    pub took: Duration,
+    /// The lowest cosine of its golden vectors and those recorded, where there are any.
+    pub golden_cosine: Option<f32>,
 }
 
 /// Why a checkpoint was not laid out.
@@ -86,29 +87,50 @@ pub enum BuildError {
     /// It does not run.
     #[error(transparent)]
     Run(#[from] EncodeError),
+    /// It runs, and makes of its golden inputs something else than was recorded.
+    #[error("golden inputs: {0}")]
+    Golden(String),
 }
 
-/// Lays out a checkpoint, with its tokenizer. Blocks.
+/// Lays out a checkpoint, with its tokenizer, in the first kind of number in which it meets its golden inputs; without
+/// any, as [`Model::load`] does. Blocks.
 ///
 /// # Errors
 /// [`BuildError`].
-pub fn build(checkpoint: &Checkpoint, place: Place) -> Result<Built, BuildError> {
-    let start = Instant::now();
-    let (tokenizer, encoder) = thread::scope(|scope| {
-        let tokenizer = thread::Builder::new()
-            .name("load-tokenizer".to_owned())
-            .spawn_scoped(scope, || checkpoint.tokenizer());
-        let encoder = Model::load(checkpoint, place.device, place.precision);
-        let tokenizer = match tokenizer {
-            Ok(reading) => reading.join().unwrap_or_else(|panic| resume_unwind(panic)),
-            // Without another thread it takes a little longer.
-            Err(_) => checkpoint.tokenizer(),
+pub fn build(
+    checkpoint: &Checkpoint,
+    Place { device, precision }: Place,
+    golden: Option<&Golden>,
+) -> Result<Built, BuildError> {
+    let (tokenizer, encoder, golden_cosine) = if let Some(recorded) = golden {
+        let (tokenizer, card) = (checkpoint.tokenizer()?, checkpoint.card());
+        let judge = |model: &Model| {
+            let found = golden::answers(model, &tokenizer, card, &recorded.texts)?;
+            golden::check(recorded, card, &found)
         };
-        (tokenizer, encoder)
-    });
-    let (tokenizer, encoder) = (tokenizer?, encoder?);
+        let judged = Model::load_judged(checkpoint, (device, precision), judge)?;
+        let (encoder, cosine) = judged.map_err(BuildError::Golden)?;
+        (tokenizer, encoder, cosine)
+    } else {
+        let (tokenizer, encoder) =
+            at_once(|| checkpoint.tokenizer(), || Model::load(checkpoint, device, precision));
+        (tokenizer?, encoder?, None)
+    };
     let probe = warm::probe(&tokenizer).map_err(|error| EncodeError::Failed(error.to_string()))?;
-    Ok(Built { resident: Resident { encoder, probe }, tokenizer, took: start.elapsed() })
+    Ok(Built { resident: Resident { encoder, probe }, tokenizer, golden_cosine })
+}
+
+/// What both answer; `aside` is done by a thread of its own, where there is one to be had.
+fn at_once<A: Send, B>(aside: impl Fn() -> A + Sync, here: impl FnOnce() -> B) -> (A, B) {
+    thread::scope(|scope| {
+        let begun = thread::Builder::new().name("load-tokenizer".to_owned()).spawn_scoped(scope, &aside);
+        let done = here();
+        let beside = match begun {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
+            Err(_) => aside(),
+        };
+        (beside, done)
+    })
 }
 
 impl Encode for Model {

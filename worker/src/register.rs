@@ -2,13 +2,19 @@
 //!
 //! Nothing here is waited for before serving: a worker that etcd does not know yet serves those who know it already.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use cluster::{Etcd, Membership, MembershipOptions, Registration, claim_alias};
-use tokio::sync::watch;
+use cluster::{Error, Etcd, Membership, MembershipOptions, Name, PutVersion, Ready, Registration};
+use cluster::{Version, Worker, claim_alias};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use crate::catalogue::Id;
+use crate::health::State;
 
 /// Between two claims of a name that means another checkpoint: longer than a lease, after which the dead count no
 /// more.
@@ -19,90 +25,154 @@ const RETRY: Duration = Duration::from_secs(2);
 /// A worker's place in the cluster.
 #[derive(Debug)]
 pub struct Member {
-    membership: Membership,
-    registration: Registration,
+    membership: Arc<Membership>,
+    worker: Worker,
+    state: watch::Receiver<State>,
     claiming: CancellationToken,
+    claimer: JoinHandle<()>,
+}
+
+/// A name that is to mean a checkpoint, unless it means something better.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Claim {
+    /// The name, and what it is to mean.
+    pub id: Id,
+    /// What is to be known of the checkpoint.
+    pub version: Box<Version>,
+}
+
+/// What names are claimed, and who is told what was known already of what was to be made known.
+#[derive(Debug)]
+pub struct Claims {
+    /// The claims; they change.
+    pub wanted: watch::Receiver<Vec<Claim>>,
+    /// Takes versions that were known.
+    pub known: mpsc::Sender<(Id, Version)>,
 }
 
 impl Member {
-    /// Registers, and claims the names of what is ready once that is done. Returns at once; the work is done by tasks
-    /// of `tasks`.
+    /// Registers `worker` with what `state` says, and makes claims once that is done. Returns at once; the work is done
+    /// by tasks of `tasks`.
     #[must_use]
-    pub fn join(etcd: Etcd, registration: Registration, tasks: &TaskTracker) -> Self {
-        let claiming = CancellationToken::new();
-        let membership = Membership::join(
-            etcd.clone(),
-            registration.clone(),
-            MembershipOptions::default(),
-            tasks,
-            CancellationToken::new(),
-        );
-        let claims =
-            registration.ready.iter().map(|(name, digest, _)| (name.to_string(), digest.to_string()));
-        let claimer = Claimer { etcd, claims: claims.collect(), registered: membership.registered() };
+    pub fn join(
+        etcd: Etcd,
+        worker: Worker,
+        state: watch::Receiver<State>,
+        claims: Claims,
+        tasks: &TaskTracker,
+    ) -> Self {
+        let (claiming, forever) = (CancellationToken::new(), CancellationToken::new());
+        let said = registration(&worker, &state.borrow());
+        let membership =
+            Arc::new(Membership::join(etcd.clone(), said, MembershipOptions::default(), tasks, forever));
+        let claimer =
+            Claimer { etcd, claims, registered: membership.registered(), membership: membership.clone() };
         let stop = claiming.clone();
-        tasks.spawn(async move { stop.run_until_cancelled_owned(claimer.run()).await });
-        Self { membership, registration, claiming }
+        let claimer = tasks.spawn(async move {
+            stop.run_until_cancelled_owned(claimer.run()).await;
+        });
+        Self { membership, worker, state, claiming, claimer }
     }
 
-    /// Says in etcd that the worker is about to leave.
-    pub fn drain(&mut self) {
+    /// Says in etcd what the state says now.
+    pub fn say(&self) {
+        self.membership.update(registration(&self.worker, &self.state.borrow()));
+    }
+
+    /// Waits until etcd says what was last [said](Self::say), however long that takes.
+    pub fn written(&self) -> impl Future<Output = bool> + Send + use<> {
+        self.membership.written()
+    }
+
+    /// Claims no more names.
+    pub fn stop_claiming(&self) {
         self.claiming.cancel();
-        self.registration.worker.draining = true;
-        self.membership.update(self.registration.clone());
     }
 
     /// Gives the place up, and waits for that as long as etcd may be expected to answer.
     pub async fn leave(self) {
-        self.membership.leave().await;
+        let Self { membership, claiming, claimer, .. } = self;
+        claiming.cancel();
+        // It ends at once, and with it the only other reference.
+        let _ = claimer.await;
+        if let Some(membership) = Arc::into_inner(membership) {
+            membership.leave().await;
+        }
     }
+}
+
+/// What `worker` says of itself in `state`.
+fn registration(worker: &Worker, state: &State) -> Registration {
+    let ready = state.ready.iter().map(|(id, offer)| {
+        let name = |text: &str| Name::parse(text).expect("names and digests were names before");
+        let load_ms = u64::try_from(offer.took.as_millis()).unwrap_or(u64::MAX);
+        let ready = Ready { boot_id: worker.boot_id.clone(), load_ms, golden_cosine: offer.golden_cosine };
+        (name(&id.model), name(&id.digest), ready)
+    });
+    Registration { ready: ready.collect(), worker: Worker { draining: state.draining, ..worker.clone() } }
 }
 
 /// The task that claims names.
 struct Claimer {
     etcd: Etcd,
-    /// Names and digests.
-    claims: Vec<(String, String)>,
+    claims: Claims,
     registered: watch::Receiver<bool>,
+    membership: Arc<Membership>,
 }
 
 impl Claimer {
-    /// Claims all names after each registration: an etcd that was wiped has forgotten them too.
+    /// Makes all claims after each registration: an etcd that was wiped has forgotten names too.
     async fn run(mut self) {
-        // An error means that the place is given up.
+        // An error means that the place is given up, or the claims are.
         while self.registered.wait_for(|registered| *registered).await.is_ok() {
+            // What a name is to mean must be known to be ready first.
+            if !self.membership.written().await {
+                return;
+            }
             let again = self.claim().await;
-            // An error here ends the loop above.
-            let lost = async { drop(self.registered.wait_for(|registered| !registered).await) };
-            match again {
-                // Cut short where the registration is lost: they are claimed again once it is back.
-                Some(pause) => drop(time::timeout(pause, lost).await),
-                None => lost.await,
+            // Cancel safe, all of them. Claims are made again once a lost registration is back.
+            tokio::select! {
+                lost = self.registered.wait_for(|registered| !registered) => if lost.is_err() { return },
+                changed = self.claims.wanted.changed() => if changed.is_err() { return },
+                () = time::sleep(again.unwrap_or_default()), if again.is_some() => {}
             }
         }
     }
 
-    /// Claims each name; answers when to do so again, where there is a reason to.
-    async fn claim(&self) -> Option<Duration> {
+    /// Makes each claim; answers when to do so again, where there is a reason to.
+    async fn claim(&mut self) -> Option<Duration> {
+        let claims = self.claims.wanted.borrow_and_update().clone();
         let mut again = None;
-        for (model, digest) in &self.claims {
-            let pause = match claim_alias(&self.etcd, model, digest).await {
-                Ok(alias) if alias.digest == *digest => {
-                    tracing::info!(model, digest, epoch = alias.epoch, "the name means this checkpoint");
-                    continue;
-                }
-                Ok(alias) => {
-                    tracing::info!(model, digest, means = alias.digest, "the name means another checkpoint");
-                    CLAIM_AGAIN
-                }
+        for claim in claims {
+            let pause = match self.claim_one(&claim).await {
+                Ok(pause) => pause,
                 Err(error) => {
                     let error: &dyn std::error::Error = &error;
-                    tracing::warn!(model, error, "the name could not be claimed, trying again");
-                    RETRY
+                    tracing::warn!(
+                        model = claim.id.model,
+                        error,
+                        "a name could not be claimed, trying again"
+                    );
+                    Some(RETRY)
                 }
             };
-            again = Some(again.map_or(pause, |again: Duration| again.min(pause)));
+            again = again.into_iter().chain(pause).min();
         }
         again
+    }
+
+    async fn claim_one(&self, Claim { id, version }: &Claim) -> Result<Option<Duration>, Error> {
+        let Id { model, digest } = id;
+        if let PutVersion::Known(known) = self.etcd.put_version(model, version, None).await? {
+            // Nobody may want to know.
+            let _ = self.claims.known.send((id.clone(), *known)).await;
+        }
+        let alias = claim_alias(&self.etcd, model, digest).await?;
+        if alias.digest == *digest {
+            tracing::info!(model, digest, epoch = alias.epoch, "the name means this checkpoint");
+            return Ok(None);
+        }
+        tracing::info!(model, digest, means = alias.digest, "the name means another checkpoint");
+        Ok(Some(CLAIM_AGAIN))
     }
 }

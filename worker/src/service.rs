@@ -6,6 +6,7 @@
 mod embed;
 mod rerank;
 mod tokens;
+mod trial;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,8 +16,8 @@ use futures::future;
 use proto::v1;
 use proto::worker::v1::worker_server::{Worker, WorkerServer};
 use proto::worker::v1::{
-    CountShard, EmbedShard, EmbedShardResult, HealthRequest, RerankShard, RerankShardResult, TokenizeShard,
-    TrialReport, TrialRequest,
+    AliasSeen, CountShard, EmbedShard, EmbedShardResult, HealthRequest, RerankShard, RerankShardResult,
+    TokenizeShard, TrialRequest,
 };
 use telemetry::trace::adopt;
 use tls::Door;
@@ -36,7 +37,9 @@ use crate::health::{Health, Reports};
 use crate::load::{Held, Load};
 use crate::metrics::Metrics;
 use crate::tokenise::Tokenisers;
+use crate::trial::Trials;
 use crate::wire;
+use trial::TrialReports;
 
 /// The largest request: gateways send shards of some thousand tokens, or one text of the size they accept.
 const REQUEST_BYTES: usize = 64 << 20;
@@ -70,6 +73,8 @@ pub struct Service {
     pub health: Health,
     /// What is counted.
     pub metrics: Metrics,
+    /// What tries checkpoints out, where that can be done.
+    pub trials: Option<Trials>,
 }
 
 /// Serves those whom `door` lets in, until `stop` and then until every call that was accepted is answered.
@@ -99,6 +104,21 @@ pub async fn serve(
 }
 
 impl Service {
+    /// What a model's name means, as far as it is known here.
+    fn alias(&self, model: &str) -> Option<AliasSeen> {
+        self.health.state.borrow().aliases.get(model).cloned()
+    }
+
+    /// Tells whoever asks for a checkpoint that is not here what the name means.
+    fn informed<T>(&self, parsed: Result<T, CallError>) -> Result<T, CallError> {
+        parsed.map_err(|mut error| {
+            if let CallError::NotLoaded { model, digest: _, alias } = &mut error {
+                *alias = self.alias(model);
+            }
+            error
+        })
+    }
+
     /// Takes a call of these texts, or refuses it.
     fn admit<'a>(
         &self,
@@ -156,7 +176,9 @@ impl Worker for Service {
         let peer = peer(request.remote_addr());
         let span = tracing::info_span!("embed", peer, model = field::Empty, tokens = field::Empty);
         let (metadata, _, shard) = request.into_parts();
-        let work = async |due| self.embed_shard(wire::Embed::parse(shard, &self.catalogue)?, due).await;
+        let work = async |due| {
+            self.embed_shard(self.informed(wire::Embed::parse(shard, &self.catalogue))?, due).await
+        };
         answer(metadata, span, work).await
     }
 
@@ -164,7 +186,9 @@ impl Worker for Service {
         let peer = peer(request.remote_addr());
         let span = tracing::info_span!("rerank", peer, model = field::Empty, tokens = field::Empty);
         let (metadata, _, shard) = request.into_parts();
-        let work = async |due| self.rerank_shard(wire::Rerank::parse(shard, &self.catalogue)?, due).await;
+        let work = async |due| {
+            self.rerank_shard(self.informed(wire::Rerank::parse(shard, &self.catalogue))?, due).await
+        };
         answer(metadata, span, work).await
     }
 
@@ -174,21 +198,24 @@ impl Worker for Service {
     ) -> Result<Response<v1::TokenizeResponse>, Status> {
         let span = tracing::info_span!("tokenize", peer = peer(request.remote_addr()));
         let (metadata, _, shard) = request.into_parts();
-        let work = async |_| self.tokenize_shard(wire::Tokens::parse(shard, &self.catalogue)?).await;
+        let work =
+            async |_| self.tokenize_shard(self.informed(wire::Tokens::parse(shard, &self.catalogue))?).await;
         answer(metadata, span, work).await
     }
 
     async fn count(&self, request: Request<CountShard>) -> Result<Response<v1::CountResponse>, Status> {
         let span = tracing::info_span!("count", peer = peer(request.remote_addr()));
         let (metadata, _, shard) = request.into_parts();
-        let work = async |_| self.count_shard(wire::Tokens::parse_count(shard, &self.catalogue)?).await;
+        let work = async |_| {
+            self.count_shard(self.informed(wire::Tokens::parse_count(shard, &self.catalogue))?).await
+        };
         answer(metadata, span, work).await
     }
 
-    type TrialStream = futures::stream::Empty<Result<TrialReport, Status>>;
+    type TrialStream = TrialReports;
 
-    async fn trial(&self, _: Request<TrialRequest>) -> Result<Response<Self::TrialStream>, Status> {
-        Err(Status::unimplemented("this worker tries nothing out yet"))
+    async fn trial(&self, request: Request<TrialRequest>) -> Result<Response<TrialReports>, Status> {
+        Ok(Response::new(self.try_out(request.into_inner())?))
     }
 
     type HealthStream = Reports;

@@ -11,7 +11,7 @@ use crate::config::BatchTokens;
 use crate::device::{Order, Resident};
 use crate::engine::Engine;
 use crate::pace::{Budget, Target};
-use crate::warm::{self, Patience};
+use crate::warm::{self, Patience, Rehearse};
 
 /// What batches are to hold.
 #[derive(Clone, Copy, Debug)]
@@ -61,8 +61,8 @@ impl<E: Encode> Shelf<E> {
         let probe = resident.probe.clone();
         self.order(Order::Put { digest: digest.clone(), resident }).await?;
         let Sizes { batch_tokens, target } = self.sizes;
-        let run = async |batch| self.run(digest, batch).await;
-        let rate = match warm::warm(&probe, (target, patience), run).await {
+        let mut stage = Stage { orders: &self.orders, digest };
+        let rate = match warm::warm(&probe, (target, patience), &mut stage).await {
             Ok(rate) => rate,
             Err(error) => {
                 self.take(digest).await;
@@ -85,14 +85,23 @@ impl<E: Encode> Shelf<E> {
         back.await.ok().map(|resident| resident.encoder)
     }
 
-    async fn run(&self, digest: &Arc<str>, batch: Vec<Sequence>) -> Result<Duration, EncodeError> {
-        let (took, told) = oneshot::channel();
-        self.order(Order::Try { digest: digest.clone(), batch, took }).await?;
-        told.await.map_err(|_| gone())?
-    }
-
     async fn order(&self, order: Order<E>) -> Result<(), EncodeError> {
         self.orders.send(order).await.map_err(|_| gone())
+    }
+}
+
+/// A checkpoint on the device, as the warm-up sees it.
+struct Stage<'a, E> {
+    orders: &'a mpsc::Sender<Order<E>>,
+    digest: &'a Arc<str>,
+}
+
+impl<E: Encode> Rehearse for Stage<'_, E> {
+    async fn run(&mut self, batch: Vec<Sequence>) -> Result<Duration, EncodeError> {
+        let (took, told) = oneshot::channel();
+        let order = Order::Try { digest: self.digest.clone(), batch, took };
+        self.orders.send(order).await.map_err(|_| gone())?;
+        told.await.map_err(|_| gone())?
     }
 }
 

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use crate::bisect::Broken;
 use crate::engine::Engine;
 use crate::health::State;
-use crate::register::Member;
+use crate::prepare::steward::Stewardship;
 
 /// What is told to gateways arrives within this time: they listen all the while.
 const HEARD: Duration = Duration::from_millis(100);
@@ -44,8 +44,8 @@ pub struct Running {
     pub state: watch::Sender<State>,
     /// What operators are told.
     pub readiness: watch::Sender<Readiness>,
-    /// The place in the cluster, where there is one.
-    pub member: Option<Member>,
+    /// Who owns what is loaded, and has the place in the cluster, where there is one.
+    pub steward: Option<Stewardship>,
     /// Ends the server, once its calls are answered.
     pub stop: CancellationToken,
     /// The server.
@@ -115,10 +115,15 @@ impl Running {
     /// Is forgotten, and lets that settle.
     async fn say_goodbye(&mut self, settle: Duration) {
         self.state.send_modify(|state| state.draining = true);
-        self.readiness.send_replace(Readiness::NotReady("leaving".to_owned()));
         let forgotten = async {
-            let Some(mut member) = self.member.take() else { return };
-            member.drain();
+            // From here on no checkpoint comes or goes. It ends at once.
+            let member = match self.steward.take() {
+                Some(steward) => steward.end().await,
+                None => None,
+            };
+            self.readiness.send_replace(Readiness::NotReady("leaving".to_owned()));
+            let Some(member) = member else { return };
+            member.say();
             // A gateway should hear of it from us before it misses the registration.
             time::sleep(HEARD.min(settle)).await;
             member.leave().await;

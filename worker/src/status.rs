@@ -1,27 +1,33 @@
 //! The one door through which errors become gRPC statuses.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
+use cluster::NackReason;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 use uuid::Uuid;
 
 use crate::error::CallError;
+use crate::prepare::Failure;
+use crate::trial::TrialError;
+use crate::wire::InvalidRequest;
 
 /// `reason` and `domain` of the `ErrorInfo` by which gateways know that a checkpoint is not here.
 const NOT_LOADED: (&str, &str) = ("CHECKPOINT_NOT_LOADED", "beige");
+/// When to come back to a worker that tries out another checkpoint.
+const TRIAL_PAUSE: Duration = Duration::from_secs(5);
 
 impl From<CallError> for Status {
     fn from(error: CallError) -> Self {
         let text = error.to_string();
         match error {
-            CallError::Invalid(invalid) => {
-                let details =
-                    ErrorDetails::with_bad_request_violation(invalid.field, invalid.fault.to_string());
-                Self::with_error_details(Code::InvalidArgument, text, details)
-            }
-            CallError::NotLoaded(digest) => {
-                let about = HashMap::from([("digest".to_owned(), digest)]);
+            CallError::Invalid(invalid) => named(invalid),
+            CallError::NotLoaded { model: _, digest: _, alias } => {
+                let about = alias.map(|alias| {
+                    [("digest".to_owned(), alias.digest), ("epoch".to_owned(), alias.epoch.to_string())]
+                });
+                let about = about.into_iter().flatten().collect::<HashMap<_, _>>();
                 let details = ErrorDetails::with_error_info(NOT_LOADED.0, NOT_LOADED.1, about);
                 Self::with_error_details(Code::FailedPrecondition, text, details)
             }
@@ -41,9 +47,41 @@ impl From<CallError> for Status {
     }
 }
 
+impl From<TrialError> for Status {
+    fn from(error: TrialError) -> Self {
+        let text = error.to_string();
+        match error {
+            TrialError::Invalid(invalid) => named(invalid),
+            TrialError::Busy => {
+                let details = ErrorDetails::with_retry_info(Some(TRIAL_PAUSE));
+                Self::with_error_details(Code::ResourceExhausted, text, details)
+            }
+            TrialError::Failed(Failure::Refused { reason, detail }) => {
+                let code = match reason {
+                    NackReason::Checksum | NackReason::Format | NackReason::Golden => Code::InvalidArgument,
+                    NackReason::Memory | NackReason::Disk => Code::ResourceExhausted,
+                    // Its files should have been there before.
+                    NackReason::Store | NackReason::Timeout => Code::FailedPrecondition,
+                };
+                Self::new(code, format!("{reason}: {detail}"))
+            }
+            TrialError::Failed(Failure::Later(_)) => Self::unavailable(text),
+            TrialError::Failed(Failure::Absent(_)) => Self::failed_precondition(text),
+            TrialError::Failed(Failure::Cancelled) => Self::cancelled(text),
+        }
+    }
+}
+
+/// A status that names the field at fault.
+fn named(InvalidRequest { field, fault }: InvalidRequest) -> Status {
+    let text = format!("{field}: {fault}");
+    let details = ErrorDetails::with_bad_request_violation(field, fault.to_string());
+    Status::with_error_details(Code::InvalidArgument, text, details)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use proto::worker::v1::AliasSeen;
 
     use super::*;
     use crate::error::Defect;
@@ -62,12 +100,17 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_checkpoint_has_its_reason() {
-        let status = Status::from(CallError::NotLoaded("abc".into()));
+    fn a_missing_checkpoint_has_its_reason_and_what_the_name_means() {
+        let not_loaded = |alias| CallError::NotLoaded { model: "m".into(), digest: "abc".into(), alias };
+        let status = Status::from(not_loaded(None));
         let info = status.get_details_error_info().unwrap();
         assert_eq!(status.code(), Code::FailedPrecondition);
         assert_eq!((&*info.reason, &*info.domain), ("CHECKPOINT_NOT_LOADED", "beige"));
-        assert_eq!(info.metadata["digest"], "abc");
+        assert!(info.metadata.is_empty());
+
+        let alias = AliasSeen { model: "m".into(), digest: "def".into(), epoch: 7 };
+        let info = Status::from(not_loaded(Some(alias))).get_details_error_info().unwrap();
+        assert_eq!((&*info.metadata["digest"], &*info.metadata["epoch"]), ("def", "7"));
     }
 
     #[test]
@@ -86,6 +129,28 @@ mod tests {
         assert_eq!(status.code(), Code::Internal);
         assert!(status.message().starts_with("inputs[0]: internal error "), "{}", status.message());
         assert!(!status.message().contains("secret"));
+    }
+
+    #[test]
+    fn a_trial_that_fails_says_whose_turn_it_is() {
+        #[track_caller]
+        fn check(failure: Failure, code: Code, message: &str) {
+            let status = Status::from(TrialError::from(failure));
+            assert_eq!((status.code(), status.message()), (code, message));
+        }
+        let refused = |reason| Failure::refused(reason, "d");
+        check(refused(NackReason::Format), Code::InvalidArgument, "format: d");
+        check(refused(NackReason::Checksum), Code::InvalidArgument, "checksum: d");
+        check(refused(NackReason::Golden), Code::InvalidArgument, "golden: d");
+        check(refused(NackReason::Memory), Code::ResourceExhausted, "memory: d");
+        check(refused(NackReason::Disk), Code::ResourceExhausted, "disk: d");
+        check(refused(NackReason::Store), Code::FailedPrecondition, "store: d");
+        check(Failure::Later("d".into()), Code::Unavailable, "d");
+        check(Failure::Absent("d".into()), Code::FailedPrecondition, "d");
+        assert_eq!(Status::from(TrialError::from(Failure::Cancelled)).code(), Code::Cancelled);
+        let busy = Status::from(TrialError::Busy);
+        assert_eq!(busy.code(), Code::ResourceExhausted);
+        assert!(busy.get_details_retry_info().is_some());
     }
 
     #[test]

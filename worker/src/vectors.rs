@@ -69,6 +69,13 @@ pub fn shape(mut row: Vec<f32>, form: Form) -> Vec<f32> {
     row
 }
 
+/// The logistic function: a logit to a score between 0 and 1.
+#[must_use]
+#[allow(clippy::cast_possible_truncation)] // Rounding is meant.
+pub fn sigmoid(logit: f32) -> f32 {
+    (1.0 / (1.0 + (-f64::from(logit)).exp())) as f32
+}
+
 impl Encoding {
     /// Bytes of one vector.
     fn bytes(self, dimensions: usize) -> usize {

@@ -54,6 +54,9 @@ pub enum Fault {
     /// The checkpoint's scores are not logits.
     #[error("the scores of this checkpoint are dot products, which have no sigmoid form")]
     NoSigmoid,
+    /// It is not what it should be, for this reason.
+    #[error("{0}")]
+    Unfit(String),
     /// It is not a timeout.
     #[error("it is one to eight digits and a unit: H, M, S, m, u or n")]
     Timeout,
@@ -64,6 +67,8 @@ pub enum Fault {
 pub struct Origin {
     /// The checkpoint that is to do it.
     pub served: Arc<Served>,
+    /// The model's name that was asked for.
+    pub model: String,
     /// Who asked.
     pub caller: Arc<str>,
     /// Position, in the caller's request, of the first input here.
@@ -266,8 +271,10 @@ impl Tokens {
 impl Origin {
     fn parse(origin: Option<ShardOrigin>, catalogue: &Catalogue) -> Result<Self, CallError> {
         let ShardOrigin { digest, caller, first_input, model } = origin.ok_or_else(|| missing("origin"))?;
-        let served = catalogue.find(&model, &digest).ok_or(CallError::NotLoaded(digest))?;
-        Ok(Self { served, caller: caller.into(), first: first_input as usize })
+        let Some(served) = catalogue.find(&model, &digest) else {
+            return Err(CallError::NotLoaded { model, digest, alias: None });
+        };
+        Ok(Self { served, model, caller: caller.into(), first: first_input as usize })
     }
 }
 

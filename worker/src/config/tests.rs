@@ -115,7 +115,13 @@ fn what_is_wrong_is_named() {
         let error = read(&[&["--model", "/m/a"], flags].concat()).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
     }
-    assert_eq!(read(&[]).unwrap_err().to_string(), "model: at least one is needed");
+    assert_eq!(read(&[]).unwrap_err().to_string(), "model: at least one is needed, or a store");
+    let lonely = read(&["--store", "file:///s"]).unwrap_err().to_string();
+    assert_eq!(lonely, "store: it needs etcd, which knows what to take from it");
+    check(&["--serve", "b"], "serve: it leaves out a, which is brought along");
+    check(&["--serve", "a,b/c"], "serve: the name");
+    check(&["--cache-bytes", "0"], "--cache-bytes");
+    check(&["--memory-limit", "much"], "--memory-limit");
     check(&["--model", "/n/a"], "model: two are called a");
     check(&["--model", "b,fast"], "model: the option \"fast\"");
     check(&["--id", "a/b"], "id: the name");
@@ -135,6 +141,35 @@ fn what_is_wrong_is_named() {
     check(&["--tls-cert", "a.pem"], "tls-cert: tls-cert and tls-key go together");
     check(&["--tls-client-ca", "a.pem"], "tls-client-ca: ");
     check(&["--no-such-flag"], "--no-such-flag");
+}
+
+#[test]
+fn with_a_store_no_model_is_needed() {
+    let config = read(&["--store", "file:///s", "--etcd", "a:1", "--serve", "m,n"]).unwrap();
+    let store = config.store.unwrap();
+    assert_eq!((store.url.as_str(), store.cache_bytes), ("file:///s", CACHE_BYTES));
+    assert!(store.cache.ends_with("beige/checkpoints"), "{:?}", store.cache);
+    assert_eq!(config.serves, Some(BTreeSet::from(["m".to_owned(), "n".to_owned()])));
+    assert!(config.models.is_empty() && config.memory_limit.is_none());
+
+    let given = ["--cache", "/c", "--cache-bytes", "7", "--memory-limit", "9"];
+    let config = read(&[&["--store", "s3://b/p", "--etcd", "a:1"], &given[..]].concat()).unwrap();
+    let store = config.store.unwrap();
+    assert_eq!((store.cache, store.cache_bytes.get()), (PathBuf::from("/c"), 7));
+    assert_eq!(config.memory_limit.map(NonZeroU64::get), Some(9));
+}
+
+#[test]
+fn the_cache_is_in_the_users_cache_directory() {
+    let cache = |environment: &[(&str, &str)]| {
+        let pair = |(name, value): &(&str, &str)| (OsString::from(name), OsString::from(value));
+        let environment = environment.iter().map(pair).collect();
+        Facts { cores: NonZeroUsize::MIN, environment }.cache()
+    };
+    assert_eq!(cache(&[("HOME", "/h")]), Some("/h/.cache/beige/checkpoints".into()));
+    assert_eq!(cache(&[("HOME", "/h"), ("XDG_CACHE_HOME", "/x")]), Some("/x/beige/checkpoints".into()));
+    assert_eq!(cache(&[("HOME", "/h"), ("XDG_CACHE_HOME", "")]), Some("/h/.cache/beige/checkpoints".into()));
+    assert_eq!(cache(&[]), None);
 }
 
 #[test]

@@ -48,7 +48,7 @@ impl Service {
                 .into_iter()
                 .map(|tokens| u32::try_from(tokens).unwrap_or(u32::MAX))
                 .collect(),
-            alias: None,
+            alias: self.alias(&origin.model),
         })
     }
 }

@@ -14,6 +14,7 @@ use super::Service;
 use crate::engine::Job;
 use crate::error::CallError;
 use crate::load::Held;
+use crate::vectors::sigmoid;
 use crate::wire::{Origin, Rerank, Scoring, prompted};
 
 impl Service {
@@ -60,7 +61,9 @@ impl Service {
             sequences,
         };
         let (rows, tokens) = self.run_pairs(job, &mut held, field).await?;
-        Ok(result(&origin, scoring, scores(rows, scoring, served.card.normalize), tokens))
+        let scores = scores(rows, scoring, served.card.normalize);
+        let alias = self.alias(&origin.model);
+        Ok(RerankShardResult { alias, ..result(&origin, scoring, scores, tokens) })
     }
 
     /// Rows of a job, and its tokens.
@@ -115,11 +118,6 @@ fn scores(mut rows: Vec<Vec<f32>>, scoring: Scoring, normalized: bool) -> Vec<f3
             }
         }
     }
-}
-
-#[allow(clippy::cast_possible_truncation)] // Rounding is meant.
-fn sigmoid(logit: f32) -> f32 {
-    (1.0 / (1.0 + (-f64::from(logit)).exp())) as f32
 }
 
 #[allow(clippy::cast_possible_truncation)] // Rounding is meant.

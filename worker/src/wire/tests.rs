@@ -135,8 +135,8 @@ fn the_field_at_fault_is_named() {
 #[test]
 fn a_checkpoint_that_is_not_here_comes_before_every_other_fault() {
     let found = parse_embed("x", v1::EmbedRequest::default()).unwrap_err();
-    assert!(matches!(found, CallError::NotLoaded(digest) if digest == "x"));
-    assert!(matches!(parse_rerank("x", rerank()), Err(CallError::NotLoaded(_))));
+    assert!(matches!(found, CallError::NotLoaded { digest, .. } if digest == "x"));
+    assert!(matches!(parse_rerank("x", rerank()), Err(CallError::NotLoaded { .. })));
 }
 
 #[test]

@@ -58,7 +58,7 @@ async fn one_that_goes_is_kept_until_its_calls_have_ended() {
     let last = stand.spawn(&tasks, embed_by(NEXT, &["w2"]));
     stand.waiting(3 + 3).await;
 
-    stand.catalogue.remove(NEXT, NEXT);
+    stand.catalogue.remove(&next.id());
     let refused = stand.client.clone().embed(embed_by(NEXT, &["w3"])).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
     tokio::select! {

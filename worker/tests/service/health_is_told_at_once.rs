@@ -26,6 +26,6 @@ async fn then_again_and_again() {
             break;
         }
     }
-    stand.state.send_replace(State { draining: true, ready: Vec::new() });
+    stand.state.send_replace(State { draining: true, ..State::default() });
     assert!(reports.message().await.unwrap().unwrap().draining);
 }

@@ -246,7 +246,8 @@ pub(crate) async fn start(options: Options) -> Stand {
     let control = Arc::<Control>::default();
     let load = Load::new(Limits { tokens: options.max_queued_tokens, wait: Duration::from_secs(60) });
     let mut registry = Registry::default();
-    let metrics = Metrics::register(&mut registry, load.clone());
+    let catalogue = Catalogue::default();
+    let metrics = Metrics::register(&mut registry, load.clone(), catalogue.clone());
     let device = Device::<Words>::spawn("device", || {}).unwrap();
     let plan = Plan {
         depth: options.depth,
@@ -257,7 +258,6 @@ pub(crate) async fn start(options: Options) -> Stand {
     let engine = Engine::spawn(plan, device.orders.clone(), device.reports, &tasks);
     let batch_tokens = BatchTokens::Fixed(NonZeroUsize::new(options.batch_tokens).unwrap());
     let shelf = Shelf::new(device.orders, engine.clone(), Sizes { batch_tokens, target: ONE_RUN });
-    let catalogue = Catalogue::default();
     for (served, rows) in checkpoints() {
         put(&shelf, &control, &served, rows).await.unwrap();
         catalogue.add(served.into());
@@ -274,6 +274,7 @@ pub(crate) async fn start(options: Options) -> Stand {
         load: load.clone(),
         health,
         metrics,
+        trials: None,
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());

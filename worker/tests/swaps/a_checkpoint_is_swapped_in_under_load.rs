@@ -1,0 +1,109 @@
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use cluster::SwapState;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::Code;
+use tonic_types::StatusExt as _;
+
+use crate::checkpoint;
+use crate::support::{Scene, Worker, floats};
+use crate::variants::{Distance, variant};
+
+/// Calls what the name means, over and over, as a gateway would: by the digest that it means when the call begins.
+fn load(
+    scene: &Scene,
+    worker: &Arc<Worker>,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> Arc<AtomicU64> {
+    let answered = Arc::<AtomicU64>::default();
+    for caller in 0..3 {
+        let (view, worker) = (scene.view.clone(), worker.clone());
+        let (answered, stop) = (answered.clone(), stop.clone());
+        tasks.spawn(async move {
+            let mut call = 0;
+            while !stop.is_cancelled() {
+                let digest = view.borrow().aliases["m"].digest.clone();
+                let text = format!("the {call} th call of caller {caller}");
+                let answer = worker.embed(&digest, &text).await.unwrap();
+                assert_eq!(answer.provenance.unwrap().digest, digest);
+                answered.fetch_add(1, Ordering::Relaxed);
+                call += 1;
+            }
+        });
+    }
+    answered
+}
+
+#[tokio::test]
+async fn beside_the_one_that_serves_and_the_old_one_goes_when_nobody_needs_it() {
+    let scene = Scene::set().await;
+    let model = format!("m={}", checkpoint("bert-cls"));
+    let worker = Arc::new(scene.worker("w1", &["--model", &model]).await);
+    let view = scene.until("claimed", |view| view.aliases.contains_key("m")).await;
+    let old = view.aliases["m"].digest.clone();
+    worker.until_page("/readyz", "200 OK").await;
+    let local = scene.etcd.version("m", &old).await.unwrap().unwrap();
+    assert!(!local.stored && local.golden.is_none(), "{local:?}");
+
+    let dir = variant(1, Distance::Stranger, scene.dir.path());
+    let new = scene.publish(&dir, &worker).await.digest;
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let answered = load(&scene, &worker, &tasks, &stop);
+    scene.swap(&new).await;
+    let view = scene.until_swap(SwapState::Committed).await;
+    assert_eq!((view.aliases["m"].digest.as_str(), view.aliases["m"].epoch), (new.as_str(), 2));
+    let report = worker.until_ready(&[&old, &new]).await;
+    assert!(report.preparations.is_empty(), "{report:?}");
+    worker.until("the new epoch", |report| report.aliases.iter().any(|alias| alias.epoch == 2)).await;
+    let before = answered.load(Ordering::Relaxed);
+    while answered.load(Ordering::Relaxed) < before + 20 {
+        tokio::task::yield_now().await;
+    }
+
+    // Both can be asked, and differ.
+    let (first, second) = (worker.embed(&old, "a text").await, worker.embed(&new, "a text").await);
+    let (first, second) = (first.unwrap(), second.unwrap());
+    assert_eq!(second.alias.unwrap().digest, new);
+    assert_ne!(floats(&first.dense.unwrap().data), floats(&second.dense.unwrap().data));
+
+    scene.say(2);
+    scene.etcd.request_retire("m", None).await.unwrap();
+    scene.until_swap(SwapState::Retired).await;
+    worker.until_ready(&[&new]).await;
+    let refused = loop {
+        // It is withdrawn first, and let go a little later.
+        if let Err(refused) = worker.embed(&old, "a text").await {
+            break refused;
+        }
+    };
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    let info = refused.get_details_error_info().unwrap();
+    assert_eq!((&*info.metadata["digest"], &*info.metadata["epoch"]), (&*new, "2"));
+    stop.cancel();
+    tasks.close();
+    tasks.wait().await;
+    worker.until_page("/metrics", "\nbeige_worker_checkpoints 1.0\n").await;
+    worker.until_page("/metrics", "\nbeige_worker_preparations_total{outcome=\"ready\"} 1\n").await;
+    worker.until_page_lacks("/metrics", &old).await;
+}
+
+#[tokio::test]
+async fn and_back_without_loading_anything() {
+    let scene = Scene::set().await;
+    let model = format!("m={}", checkpoint("bert-cls"));
+    let worker = scene.worker("w1", &["--model", &model]).await;
+    let old = scene.until("claimed", |view| view.aliases.contains_key("m")).await.aliases["m"].digest.clone();
+    let new = scene.publish(Path::new(&checkpoint("bert-mean")), &worker).await.digest;
+    scene.swap(&new).await;
+    scene.until_swap(SwapState::Committed).await;
+    scene.etcd.roll_back("m").await.unwrap();
+    let view = scene.until_swap(SwapState::RolledBack).await;
+    assert_eq!(view.aliases["m"].digest, old);
+    worker.embed(&old, "a text").await.unwrap();
+    scene.say(view.aliases["m"].epoch);
+    worker.until_ready(&[&old]).await;
+}
