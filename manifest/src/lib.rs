@@ -127,6 +127,12 @@ impl Manifest {
         Ok(manifest)
     }
 
+    /// Whether it is made of `files` alone. They may be more: what no loader reads is part of no manifest.
+    #[must_use]
+    pub fn is_of(&self, files: &[ManifestFile]) -> bool {
+        self.files.iter().all(|file| files.contains(file))
+    }
+
     /// Bytes of all files.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -284,6 +290,15 @@ mod tests {
         let written = manifest(vec![file("1_Pooling/config.json"), file("config.json")]);
         let read = Manifest::parse(written.canonical().as_bytes()).unwrap();
         assert_eq!((read.digest(), &read), (written.digest(), &written));
+    }
+
+    #[test]
+    fn a_manifest_may_leave_out_what_nobody_reads() {
+        let manifest = manifest(vec![file("a"), file("b")]);
+        assert!(manifest.is_of(&manifest.files));
+        assert!(manifest.is_of(&[file("README.md"), file("a"), file("b")]));
+        assert!(!manifest.is_of(&[file("a")]));
+        assert!(!manifest.is_of(&[file("a"), ManifestFile { size: 2, ..file("b") }]));
     }
 
     #[test]

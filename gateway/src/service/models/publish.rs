@@ -115,7 +115,7 @@ impl Service {
     fn may_follow(&self, upload: &Upload, versions: &[ListedVersion]) -> Result<(), ManageError> {
         let Some(plan) = &upload.promote else { return Ok(()) };
         let (view, model) = (self.control.view(), upload.model.as_str());
-        let known = versions.iter().find(|listed| listed.version.manifest.files == upload.files);
+        let known = versions.iter().find(|listed| listed.version.manifest.is_of(&upload.files));
         let is_known = |digest: &str| known.is_some_and(|known| known.digest == digest);
         let under_way = view.swaps.get(model).filter(|swap| swap.state.is_open() && !is_known(&swap.to));
         if let Some(swap) = under_way {
