@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import traces
 from transformers import HfArgumentParser, TrainerCallback
+
+import traces
 
 
 class Recorder(TrainerCallback):
