@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor build up demo test test-etcd test-stores bench check check-rust check-deny check-python clean
+.PHONY: help setup doctor build up demo test test-etcd test-stores soak bench check check-rust check-deny check-python clean
 
 cache := $(or $(BEIGE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/beige)
 checks := $(cache)/python/checks/bin
@@ -15,6 +15,9 @@ with_current_etcd := BEIGE_TEST_ETCD=$(cache)/bin/etcd-current
 quiet := $(if $(filter setup,$(MAKECMDGOALS)),,--quiet)
 # One set of packages and features for all that is built for use, so that nothing is compiled twice.
 services := --locked --release -p cli -p gateway -p worker
+# What `make soak` does, and when it ends in any case.
+SWAPS ?= 1000
+MINUTES ?= 60
 python_files = $(shell git ls-files -co --exclude-standard -- '*.py'; \
 	git grep --untracked -lI '^\#!/usr/bin/env python3' -- ':!*.py')
 
@@ -51,6 +54,9 @@ test-etcd: setup ## run the tests of the etcd layer against this machine's etcd 
 test-stores: setup ## run the tests of the checkpoint store against MinIO and fake-gcs-server
 	@scripts/setup --quiet --only minio,fake-gcs
 	PATH="$(cache)/bin:$$PATH" cargo test --locked -p store --features servers --test behaviour
+
+soak: setup ## swap checkpoints under load, SWAPS times or for MINUTES, and say whether anybody noticed
+	cargo run --locked --release -p tests --example soak -- --swaps $(SWAPS) --minutes $(MINUTES)
 
 bench: setup ## measure Beige beside its peers on this machine
 	cargo build $(services) -p model -p bench --bins --examples

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ::cluster::{Directory as _, Etcd, Name, Settings};
 use proto::v1::cluster_client::ClusterClient;
 use proto::v1::{ListWorkersRequest, Worker, WorkerState};
 use tempfile::TempDir;
-use tokio::time;
+use tokio::time::{self, Instant};
 use tonic::transport::Channel;
 
 use crate::{EtcdServer, PATIENCE, Process, channel};
@@ -89,7 +90,8 @@ impl Cluster {
     /// Another gateway, that finds etcd at `etcd`.
     pub async fn gateway_through(&mut self, etcd: &str, flags: &[&str]) -> Process {
         let name = format!("gateway-{}", self.next());
-        let mut arguments = vec!["--etcd", etcd, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+        let mut arguments =
+            vec!["--id", &name, "--etcd", etcd, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
         let store = self.store_url();
         if self.plan.store {
             arguments.extend(["--store", &store]);
@@ -142,6 +144,24 @@ impl Cluster {
     /// A connection to the first gateway.
     pub fn channel(&self) -> Channel {
         channel(&self.gateways[0])
+    }
+
+    /// The place of the gateway that leads, once one does.
+    pub async fn leader(&self) -> usize {
+        let endpoints = vec![self.etcd.endpoint()];
+        let settings = Settings { endpoints, cluster: Name::parse("default").unwrap(), tls: None };
+        let (mut directory, begun) = (Etcd::connect(settings).unwrap().directory(), Instant::now());
+        loop {
+            let leader = directory.list().await.unwrap().leader;
+            let leads = |gateway: &Process| {
+                leader.as_ref().is_some_and(|leader| leader.gateway.as_str() == gateway.name)
+            };
+            if let Some(place) = self.gateways.iter().position(leads) {
+                return place;
+            }
+            assert!(begun.elapsed() < PATIENCE, "nobody leads");
+            time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// What the first gateway knows of its workers.

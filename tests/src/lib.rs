@@ -16,7 +16,9 @@
 mod cluster;
 mod golden;
 pub mod history;
+mod operator;
 mod process;
+mod stage;
 mod variants;
 
 #[path = "../../cluster/tests/support/etcd.rs"]
@@ -32,8 +34,10 @@ use tonic::transport::{Channel, Endpoint};
 pub use cluster::{Cluster, Plan};
 pub use etcd::{EtcdServer, EtcdTls};
 pub use golden::{Golden, floats};
+pub use operator::{Operator, is_decided};
 pub use process::{Process, program};
 pub use proxy::{Fault, Proxy};
+pub use stage::{Scene, Stage};
 pub use variants::{Distance, deep_variant, variant};
 
 /// How long a noisy machine may take over what should be done in a second.

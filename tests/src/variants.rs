@@ -7,7 +7,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{TensorView, serialize_to_file};
 use serde_json::{Value, json};
 
-use crate::checkpoint;
+use crate::{checkpoint, floats};
 
 /// How far a variant's vectors are from the original's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,27 +19,30 @@ pub enum Distance {
 }
 
 impl Distance {
-    /// What is added to or taken from each number of the embeddings of words.
+    /// What is added to or taken from each number of the embeddings of words, for their root mean square.
     fn step(self) -> f32 {
         match self {
-            Self::Kin => 0.007,
-            Self::Stranger => 1.0,
+            Self::Kin => 0.01,
+            Self::Stranger => 1.5,
         }
     }
 }
 
-/// Writes into `parent` a copy of the checkpoint `bert-cls` with vectors of its own; the same `number`, the same bytes.
-pub fn variant(number: u64, distance: Distance, parent: &Path) -> PathBuf {
-    let dir = copy(parent.join(format!("{distance:?}-{number}").to_lowercase()));
+/// Writes into `parent` a copy of the BERT `of` with vectors of its own; the same `number`, the same bytes.
+pub fn variant(of: &Path, number: u64, distance: Distance, parent: &Path) -> PathBuf {
+    let dir = parent.join(format!("{distance:?}-{number}").to_lowercase());
+    copy_files(of, &dir);
     rewrite(&dir, |tensors| {
         // Each word by itself, so that texts differ in how they differ.
-        let words =
-            tensors.iter_mut().find(|tensor| tensor.name == "embeddings.word_embeddings.weight").unwrap();
-        for (i, bytes) in words.data.chunks_exact_mut(4).enumerate() {
-            let sign = if mix(number << 32 | i as u64) & 1 == 0 { 1.0 } else { -1.0 };
-            let old = f32::from_le_bytes(bytes.try_into().unwrap());
-            bytes.copy_from_slice(&(old + sign * distance.step()).to_le_bytes());
-        }
+        let is_words = |tensor: &&mut Tensor| tensor.name.ends_with("word_embeddings.weight");
+        let words = tensors.iter_mut().find(is_words).unwrap();
+        let old = floats(&words.data);
+        let squares: f32 = old.iter().map(|number| number * number).sum();
+        #[allow(clippy::cast_precision_loss, reason = "a rough mean")]
+        let step = distance.step() * (squares / old.len() as f32).sqrt();
+        let sign = |i: usize| if mix(number << 32 | i as u64) & 1 == 0 { 1.0 } else { -1.0 };
+        let new = old.iter().enumerate().map(|(i, old)| old + sign(i) * step);
+        words.data = new.flat_map(f32::to_le_bytes).collect();
     });
     dir
 }
@@ -47,7 +50,8 @@ pub fn variant(number: u64, distance: Distance, parent: &Path) -> PathBuf {
 /// Writes into `parent` a copy of the checkpoint `bert-cls` that has its layers over and over, `layers` in all: as slow
 /// as that, and a stranger.
 pub fn deep_variant(layers: usize, parent: &Path) -> PathBuf {
-    let dir = copy(parent.join(format!("deep-{layers}")));
+    let dir = parent.join(format!("deep-{layers}"));
+    copy_files(Path::new(&checkpoint("bert-cls")), &dir);
     rewrite(&dir, |tensors| {
         for layer in 3..layers {
             let from = format!("encoder.layer.{}.", layer % 3);
@@ -90,11 +94,6 @@ fn rewrite(dir: &Path, change: impl FnOnce(&mut Vec<Tensor>)) {
         (&tensor.name, TensorView::new(tensor.dtype, tensor.shape.clone(), &tensor.data).unwrap())
     });
     serialize_to_file(views, None, &path).unwrap();
-}
-
-fn copy(to: PathBuf) -> PathBuf {
-    copy_files(Path::new(&checkpoint("bert-cls")), &to);
-    to
 }
 
 fn copy_files(from: &Path, to: &Path) {

@@ -198,7 +198,7 @@ async fn check_goners(cluster: &Cluster, client: &EmbeddingsClient<Channel>) {
 async fn bad_input_is_named_and_its_neighbours_succeed() {
     let mut cluster = Cluster::start(2, &[checkpoint(MODEL)]).await;
     let book = Arc::new(Book::of(&[checkpoint(MODEL).into()]).await);
-    let load = Load { model: MODEL.to_owned(), callers: 4, rest: Duration::ZERO };
+    let load = Load { model: MODEL.to_owned(), callers: 4, rest: Duration::ZERO, most: 8 };
     let callers = Callers::start(&book, &load, &cluster.gateways);
     let embeddings = EmbeddingsClient::new(cluster.channel()).max_encoding_message_size(64 << 20);
     let reranking = RerankingClient::new(cluster.channel());

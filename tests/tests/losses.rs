@@ -24,7 +24,7 @@ async fn loaded() -> (Cluster, Callers) {
     static BOOK: OnceCell<Arc<Book>> = OnceCell::const_new();
     let book = BOOK.get_or_init(async || Arc::new(Book::of(&[checkpoint(MODEL).into()]).await)).await;
     let cluster = Cluster::start(2, &[checkpoint(MODEL)]).await;
-    let load = Load { model: MODEL.to_owned(), callers: 8, rest: Duration::ZERO };
+    let load = Load { model: MODEL.to_owned(), callers: 8, rest: Duration::ZERO, most: 8 };
     let callers = Callers::start(book, &load, &cluster.gateways);
     (cluster, callers)
 }

@@ -101,6 +101,14 @@ impl Book {
         makers.next().map(|(digest, _)| digest.clone())
     }
 
+    /// Gives each of two checkpoints the other's answers: a lie, by which it is shown that lies are found.
+    pub fn exchange(&mut self, a: &Digest, b: &Digest) {
+        let [Some(a), Some(b)] = self.answers.get_disjoint_mut([a, b]) else {
+            panic!("both are in the book")
+        };
+        std::mem::swap(a, b);
+    }
+
     /// The lowest cosine of the vectors that two checkpoints make of a text.
     pub fn lowest_cosine(&self, a: &Digest, b: &Digest) -> f32 {
         let of = |digest, i| &self.answers[digest][&Question::Vector(i)];

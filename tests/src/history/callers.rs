@@ -34,6 +34,8 @@ pub struct Load {
     pub callers: usize,
     /// What each rests after an answer.
     pub rest: Duration,
+    /// Texts of a call, at most.
+    pub most: usize,
 }
 
 /// A clock, and the notes of whoever operates the cluster.
@@ -160,7 +162,7 @@ impl Caller {
 
     async fn embed(&mut self, turn: usize) {
         let (gateway, channel, min_epoch) = self.gateway(turn);
-        let texts = self.book.vectors(turn, 1 + turn * 5 % 8);
+        let texts = self.book.vectors(turn, 1 + turn * 5 % self.load.most);
         let request = ask::embedding(&self.load.model, self.texts(&texts), min_epoch);
         let sent = self.notebook.now();
         let said = ask::embed(&channel, self.sealed(request)).await;
@@ -170,7 +172,7 @@ impl Caller {
 
     async fn rerank(&mut self, turn: usize) {
         let (gateway, channel, min_epoch) = self.gateway(turn);
-        let (query, documents) = self.book.scores(turn, 2 + turn * 3 % 7);
+        let (query, documents) = self.book.scores(turn, 1 + turn * 3 % self.load.most);
         let texts = self.texts(&documents);
         let request = ask::ranking(&self.load.model, self.book.texts[query].clone(), texts, min_epoch);
         let sent = self.notebook.now();
@@ -190,7 +192,7 @@ impl Caller {
         let mut opening = Some(client.embed_stream(self.sealed(ReceiverStream::new(taken))));
         let (mut answers, mut pinned) = (None, None);
         for step in 0..4 + turn * 7 % 24 {
-            let texts = self.book.vectors(turn + step, 1 + step % 4);
+            let texts = self.book.vectors(turn + step, 1 + step % self.load.most);
             let request = ask::embedding(&self.load.model, self.texts(&texts), min_epoch);
             let sent = self.notebook.now();
             let pinned = *pinned.get_or_insert(sent);

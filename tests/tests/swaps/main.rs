@@ -1,5 +1,15 @@
 //! Swaps on real processes under load: nobody notices.
+//!
+//! Every scenario ends by judging the record of what callers saw; see `tests::history`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod a_part_of_the_callers_goes_first;
+mod a_way_back;
 mod checkpoints_are_told_apart;
+mod etcd_fails;
+mod gateways_fail;
+mod many_in_a_row;
+mod support;
+mod the_store_fails;
+mod workers_come_and_go;

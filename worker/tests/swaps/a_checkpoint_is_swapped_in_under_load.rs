@@ -49,7 +49,7 @@ async fn beside_the_one_that_serves_and_the_old_one_goes_when_nobody_needs_it() 
     let local = scene.etcd.version("m", &old).await.unwrap().unwrap();
     assert!(!local.stored && local.golden.is_none(), "{local:?}");
 
-    let dir = variant(1, Distance::Stranger, scene.dir.path());
+    let dir = variant(Path::new(&checkpoint("bert-cls")), 1, Distance::Stranger, scene.dir.path());
     let new = scene.publish(&dir, &worker).await.digest;
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let answered = load(&scene, &worker, &tasks, &stop);

@@ -58,7 +58,7 @@ async fn what_is_wrong_with_it_is_said() {
     let scene = Scene::set().await;
     let worker = scene.worker("w1", &[]).await;
     let whole = PathBuf::from(checkpoint("bert-cls"));
-    let odd = variant(3, Distance::Kin, scene.dir.path());
+    let odd = variant(Path::new(&checkpoint("bert-cls")), 3, Distance::Kin, scene.dir.path());
     let config = fs::read_to_string(odd.join("config.json")).unwrap();
     fs::write(odd.join("config.json"), config.replace("gelu", "swish")).unwrap();
     let paths = files(&whole).iter().map(|file| PathBuf::from(&file.path)).collect();

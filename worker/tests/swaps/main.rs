@@ -15,6 +15,8 @@ mod what_cannot_be_served_is_refused_by_its_reason;
 
 mod support;
 
+use support::floats;
+
 #[path = "../../../cluster/tests/support/etcd.rs"]
 mod etcd;
 #[path = "../../../tests/src/variants.rs"]

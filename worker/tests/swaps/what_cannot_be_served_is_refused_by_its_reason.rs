@@ -14,7 +14,7 @@ async fn set() -> (Scene, Worker, Published, PathBuf) {
     let model = format!("m={}", checkpoint("bert-cls"));
     let worker = scene.worker("w1", &["--model", &model]).await;
     scene.until("claimed", |view| view.aliases.contains_key("m")).await;
-    let dir = variant(1, Distance::Kin, scene.dir.path());
+    let dir = variant(Path::new(&checkpoint("bert-cls")), 1, Distance::Kin, scene.dir.path());
     let published = scene.publish(&dir, &worker).await;
     // What was fetched for the trial is not to be found in the cache.
     fs::remove_dir_all(scene.dir.path().join("cache")).unwrap();

@@ -1,0 +1,68 @@
+//! Canary and shadow.
+
+use std::collections::BTreeSet;
+
+use proto::v1::{CanaryPlan, SwapPlan, SwapState};
+use tests::Stage;
+use tests::history::{Digest, Note, Record};
+
+use crate::support::{MODEL, plan, stage};
+
+/// Begins a swap to `i` with half of the callers; the epoch since.
+async fn begin(stage: &mut Stage, i: usize, plan: SwapPlan) -> u64 {
+    stage.promote(i, plan).await;
+    let swap = stage.until(|swap| swap.state() == SwapState::Trial).await;
+    let (from, to) = (swap.from.as_str().into(), Some(swap.to.as_str().into()));
+    stage.notebook().note(Note::Meaning {
+        model: MODEL.to_owned(),
+        epoch: swap.epoch,
+        digest: from,
+        canary: to,
+    });
+    swap.epoch
+}
+
+/// Who was answered by what under an epoch.
+fn answered(record: &Record, epoch: u64) -> BTreeSet<Digest> {
+    let answers = record.entries.iter().filter_map(|entry| entry.result.as_ref().ok());
+    answers.filter(|answer| answer.epoch == epoch).map(|answer| answer.digest.clone()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_canary_is_followed_by_all_where_nothing_speaks_against_it() {
+    let mut stage = stage(plan(2)).await;
+    let canary = CanaryPlan {
+        per_mille: 500,
+        hold_seconds: Some(4),
+        min_calls: Some(20),
+        // Two tiny models on a noisy machine: latency is not the subject here.
+        max_p99_ratio: Some(1000.0),
+        ..CanaryPlan::default()
+    };
+    let epoch = begin(&mut stage, 1, SwapPlan { canary: Some(canary), ..SwapPlan::default() }).await;
+    let swap = stage.committed().await;
+    let comparison = swap.comparison.unwrap();
+    assert!(comparison.old_calls > 0 && comparison.new_calls >= 20, "{comparison:?}");
+    assert_eq!((comparison.old_errors, comparison.new_errors), (0, 0));
+    stage.calls(100).await;
+    let both = stage.digests[..2].iter().cloned().collect();
+    // That no caller was split is one of the rules.
+    assert_eq!(answered(&stage.flawless().await, epoch), both);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shadowed_calls_are_compared_and_answered_by_the_old_checkpoint() {
+    let mut stage = stage(plan(2)).await;
+    let plan = SwapPlan { shadow_per_mille: 500, shadow_seconds: Some(4), ..SwapPlan::default() };
+    stage.promote(1, plan).await;
+    stage.until(|swap| swap.state() == SwapState::Trial).await;
+    stage.calls(100).await;
+    let comparison = stage.committed().await.comparison.unwrap();
+    assert!(comparison.shadowed_calls > 20, "{comparison:?}");
+    assert!(comparison.cosine_min > 0.999 && comparison.cosine_min < 1.0, "{comparison:?}");
+    assert!(comparison.cosine_mean >= comparison.cosine_min, "{comparison:?}");
+    assert!(comparison.rank_correlation_mean > 0.5, "{comparison:?}");
+    assert!(comparison.latency_ratio > 0.0, "{comparison:?}");
+    stage.calls(100).await;
+    stage.flawless().await;
+}
