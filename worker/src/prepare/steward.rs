@@ -1,7 +1,7 @@
 //! The task that owns what is loaded: it looks at what is wanted and what there is, takes the steps that
 //! [`plan`](super::plan) makes of it, and looks again at each change.
 //!
-//! Steps that take time are tasks of their own, and come back as [`News`]. One checkpoint is made ready at a time; any
+//! Steps that take time are tasks of their own, and come back as `News`. One checkpoint is made ready at a time; any
 //! number may be on their way out.
 
 mod steps;
