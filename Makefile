@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor build up demo test test-etcd test-stores soak bench check check-rust check-deny check-python clean
+.PHONY: help setup doctor build up demo test test-etcd test-stores test-swaps soak bench check check-rust check-deny check-python clean
 
 cache := $(or $(BEIGE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/beige)
 checks := $(cache)/python/checks/bin
@@ -54,6 +54,9 @@ test-etcd: setup ## run the tests of the etcd layer against this machine's etcd 
 test-stores: setup ## run the tests of the checkpoint store against MinIO and fake-gcs-server
 	@scripts/setup --quiet --only minio,fake-gcs
 	PATH="$(cache)/bin:$$PATH" cargo test --locked -p store --features servers --test behaviour
+
+test-swaps: setup ## run the scenarios of swaps on real processes; some fail still, see docs/hot-swap.md
+	cargo test --locked -p tests --features scenarios --test swaps --no-fail-fast
 
 soak: setup ## swap checkpoints under load, SWAPS times or for MINUTES, and say whether anybody noticed
 	cargo run --locked --release -p tests --example soak -- --swaps $(SWAPS) --minutes $(MINUTES)
