@@ -6,6 +6,7 @@ use crate::directory::Directory;
 use crate::error::Error;
 use crate::etcd::Etcd;
 use crate::keys::Scope;
+use crate::mend::Doubts;
 use crate::record::{Raw, Revision};
 use crate::view::{Skipped, View};
 
@@ -23,6 +24,8 @@ pub struct EtcdDirectory {
     watch: Option<Watch>,
     /// What the last list skipped, so that each bad entry is logged once and not at every list.
     skipped: Vec<Skipped>,
+    /// Since when names are overtaken.
+    doubts: Doubts,
 }
 
 /// A watch, and the line it is on.
@@ -34,7 +37,7 @@ struct Watch {
 
 impl EtcdDirectory {
     pub(crate) fn new(etcd: Etcd, scope: Scope) -> Self {
-        Self { etcd, scope, revision: 0, watch: None, skipped: Vec::new() }
+        Self { etcd, scope, revision: 0, watch: None, skipped: Vec::new(), doubts: Doubts::default() }
     }
 
     fn report(&mut self, skipped: Vec<Skipped>) {
@@ -98,7 +101,7 @@ impl Directory for EtcdDirectory {
     }
 
     async fn mend(&mut self, view: &View) -> Result<(), Error> {
-        self.etcd.mend(view).await
+        self.etcd.mend(view, &mut self.doubts).await
     }
 
     async fn changed(&mut self) -> Result<(), Error> {

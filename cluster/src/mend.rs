@@ -5,6 +5,11 @@
 //! transaction that compares the entry which proves it can harm nobody who knows more. Of many followers one is first,
 //! and where one knows a higher epoch than the first did, it finds its own memory overtaken, and goes last.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use crate::error::Error;
 use crate::etcd::Etcd;
 use crate::keys::Key;
@@ -12,6 +17,32 @@ use crate::name::Name;
 use crate::record::{Alias, Record};
 use crate::transaction::{Fact, Outcome, Transaction, Write};
 use crate::view::View;
+
+/// For so long after a name was first seen to have gone back, whoever had its checkpoint may be on the way back: a
+/// restored etcd knows no lease, and it is found out by a renewal that fails, then granted anew with jitter.
+const RETURN: Duration = Duration::from_secs(20);
+
+/// From when to when which names were seen to have gone back.
+#[derive(Debug, Default)]
+pub(crate) struct Doubts(BTreeMap<String, (Instant, Instant)>);
+
+impl Doubts {
+    /// Takes in the names of which `view` has doubts, and forgets those that it has none of. Without doubts nobody
+    /// comes here, so one that was not renewed for long is another one.
+    fn take_in(&mut self, view: &View, now: Instant) {
+        self.0.retain(|model, (_, last)| {
+            view.overtaken.contains_key(model) && now.duration_since(*last) < RETURN
+        });
+        for model in view.overtaken.keys() {
+            self.0.entry(model.clone()).or_insert((now, now)).1 = now;
+        }
+    }
+
+    /// Whether those who had the checkpoint of `model` had their time to come back.
+    fn is_old(&self, model: &str) -> bool {
+        self.0.get(model).is_some_and(|(since, last)| last.duration_since(*since) >= RETURN)
+    }
+}
 
 /// What is known of a name that etcd has another meaning of than it had.
 struct Overtaken<'a> {
@@ -28,13 +59,16 @@ struct Overtaken<'a> {
 struct Served {
     known: bool,
     listed: bool,
+    /// Whether those who are not had their time to come back.
+    settled: bool,
 }
 
 impl Overtaken<'_> {
-    /// What the name is to mean; none where somebody knows better.
+    /// What the name is to mean; none where somebody knows better, or more will be known.
     ///
-    /// That is what was seen last, and nobody notices. Where nobody has that checkpoint any more it is what etcd says,
-    /// and then, as wherever another meaning may have been seen at the same epoch, at a higher one.
+    /// That is what was seen last, and nobody notices. Where nobody has that checkpoint any more, which takes a while to
+    /// know, it is what etcd says, and then, as wherever another meaning may have been seen at the same epoch, at a
+    /// higher one.
     fn mended(&self, served: Served) -> Option<Alias> {
         let Self { known, listed, seen } = *self;
         if seen > known.epoch {
@@ -42,6 +76,7 @@ impl Overtaken<'_> {
         }
         let above = known.epoch.saturating_add(1);
         match listed {
+            Some(_) if served.listed && !served.known && !served.settled => None,
             Some(listed) if served.listed && !served.known => Some(Alias { epoch: above, ..listed.clone() }),
             Some(listed) if listed.epoch >= known.epoch => Some(Alias { epoch: above, ..known.clone() }),
             Some(_) | None => Some(known.clone()),
@@ -51,7 +86,8 @@ impl Overtaken<'_> {
 
 impl Etcd {
     /// Puts back the names of `view` that etcd has gone back behind.
-    pub(crate) async fn mend(&self, view: &View) -> Result<(), Error> {
+    pub(crate) async fn mend(&self, view: &View, doubts: &mut Doubts) -> Result<(), Error> {
+        doubts.take_in(view, Instant::now());
         for (model, listed) in &view.overtaken {
             // A name that could be no key was read from none.
             let (Ok(name), Some(known)) = (Name::parse(model.as_str()), view.aliases.get(model)) else {
@@ -65,6 +101,7 @@ impl Etcd {
                     Some(alias) => self.is_ready(&name, &alias.digest).await?,
                     None => false,
                 },
+                settled: doubts.is_old(model),
             };
             if let Some(alias) = overtaken.mended(served) {
                 self.put_back(view, name, alias).await?;
@@ -102,7 +139,7 @@ impl Etcd {
 mod tests {
     use super::*;
 
-    const BOTH: Served = Served { known: true, listed: true };
+    const BOTH: Served = Served { known: true, listed: true, settled: true };
 
     /// Holds that where `known` was seen, gateways have `seen` an epoch, and etcd says `listed`, it is to say `expected`.
     #[track_caller]
@@ -134,9 +171,31 @@ mod tests {
 
     #[test]
     fn what_nobody_has_any_more_gives_way_to_what_is_served() {
-        let listed_alone = Served { known: false, listed: true };
+        let listed_alone = Served { known: false, listed: true, settled: true };
         check((("lost", 6), 6), Some(("old", 5)), listed_alone, Some(("old", 7)));
         check((("lost", 6), 6), Some(("other", 6)), listed_alone, Some(("other", 7)));
+    }
+
+    #[test]
+    fn those_who_had_it_get_time_to_come_back() {
+        let not_yet_back = Served { known: false, listed: true, settled: false };
+        check((("new", 6), 6), Some(("old", 5)), not_yet_back, None);
+        check((("new", 6), 6), Some(("other", 6)), not_yet_back, None);
+    }
+
+    #[test]
+    fn a_doubt_lasts_from_when_it_came_until_it_is_gone() {
+        let in_doubt = View { overtaken: [("m".to_owned(), None)].into(), ..View::default() };
+        let (mut doubts, start) = (Doubts::default(), Instant::now());
+        for part in 0..4 {
+            doubts.take_in(&in_doubt, start + RETURN / 4 * part);
+            assert!(!doubts.is_old("m"));
+        }
+        doubts.take_in(&in_doubt, start + RETURN);
+        assert!(doubts.is_old("m"));
+        // Mended, and hours later overtaken again.
+        doubts.take_in(&in_doubt, start + RETURN * 500);
+        assert!(!doubts.is_old("m"));
     }
 
     #[test]
