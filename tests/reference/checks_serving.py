@@ -26,6 +26,7 @@ from grpc_facts import (
 )
 from grpc_stubs import PACKAGE, Target, generated
 
+che, _ = generated("checkpoints")
 clu, clu_grpc = generated("cluster")
 mod, mod_grpc = generated("models")
 rer, rer_grpc = generated("reranking")
@@ -42,7 +43,7 @@ def check_models_are_listed_and_found(target: Target) -> None:
     model = stub.Get(mod.GetModelRequest(name=target.model), timeout=TIMEOUT)
     same(model, models[names.index(target.model)], "model")
     checkpoint = model.checkpoint
-    same(checkpoint.kind, mod.MODEL_KIND_EMBEDDER, "kind")
+    same(checkpoint.kind, che.MODEL_KIND_EMBEDDER, "kind")
     expect(len(bytes.fromhex(checkpoint.digest)) == 32, "the digest is no SHA-256")
     expect(checkpoint.dimensions > 0 and checkpoint.max_tokens > 2, "sizes")
     expect(checkpoint.ready_workers > 0, "no worker is ready")
