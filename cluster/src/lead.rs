@@ -34,7 +34,8 @@ pub async fn lead(
     settings: SwapSettings,
     stop: CancellationToken,
 ) {
-    let helmsman = Helmsman { etcd, candidate, views, helm: Helm::new(settings), clock: Clock::start() };
+    let helm = Helm::new(candidate.leader.gateway.clone(), settings);
+    let helmsman = Helmsman { etcd, candidate, views, helm, clock: Clock::start() };
     stop.run_until_cancelled(helmsman.steer()).await;
 }
 

@@ -282,6 +282,13 @@ impl Swap {
         swap
     }
 
+    /// Whether another swap would be in its way. In waves that is so until the workers that could not hold both have
+    /// followed: until then some hold the one checkpoint and some the other, and neither could get ready for a third.
+    #[must_use]
+    pub fn is_under_way(&self) -> bool {
+        self.state.is_open() || (self.state == SwapState::Committed && self.mode == SwapMode::Waves)
+    }
+
     /// From when on `before`, which the name meant before, is to be let go as soon as no call is left on it, in
     /// milliseconds since 1970; none where it is to stay.
     #[must_use]

@@ -9,7 +9,7 @@ use super::release::{SwapSettings, released};
 use super::step::Standing;
 use super::trial::{Verdict, judge};
 use crate::name::Name;
-use crate::record::{Alias, Comparison, Swap, SwapMode, SwapState};
+use crate::record::{Alias, Comparison, Swap, SwapState};
 use crate::view::View;
 
 /// The next move of each model of `view` that has one, and how the model stands.
@@ -63,8 +63,21 @@ impl<'v> Case<'v, '_> {
             return Some(Move::abort(swap, "the name was moved meanwhile", self.now.unix_ms));
         }
         match self.before() {
-            Some((alias, prev)) if prev != swap.to => self.make_way(swap, (alias, prev)),
-            Some(_) | None => Some(self.prepare(swap)),
+            Some((alias, prev)) if self.is_to_go(swap, prev) => self.make_way(swap, (alias, prev)),
+            Some(_) | None => self.prepare_when_nothing_leaves(swap),
+        }
+    }
+
+    /// What answered somebody before the last swap counts among what is loaded until it is let go.
+    fn prepare_when_nothing_leaves(&self, swap: &Swap) -> Option<Move> {
+        let mut leaving = self.standing.alias.into_iter().flat_map(|alias| &alias.leaving);
+        match leaving.find(|digest| **digest != swap.to) {
+            Some(digest) if self.is_late(swap) => {
+                let reason = format!("{digest}, from before the last swap, could not be let go in time");
+                Some(Move::abort(swap, reason, self.now.unix_ms))
+            }
+            Some(_) => None,
+            None => Some(self.prepare(swap)),
         }
     }
 
@@ -180,17 +193,14 @@ impl<'v> Case<'v, '_> {
     /// Lets go of what the name meant before, when it is time and no call can be left on it.
     fn committed(&self, swap: &Swap) -> Option<Move> {
         let Some(before) = self.before() else { return Some(Move::close(swap, self.now.unix_ms)) };
-        let since = swap.committed_unix_ms.unwrap_or(swap.requested_unix_ms);
-        let kept_until = swap.plan.retire_after_ms.map(|ms| since.saturating_add(ms));
-        let is_time = kept_until.is_some_and(|then| self.now.unix_ms >= then);
-        // In waves the others can load the new checkpoint only when the old one is gone.
-        let is_wanted = is_time || swap.retire_requested || swap.mode == SwapMode::Waves;
-        is_wanted.then(|| self.retire(swap, before)).flatten()
+        self.is_to_go(swap, before.1).then(|| self.retire(swap, before)).flatten()
     }
 
     /// Lets go of what the name meant before a swap that came to nothing, if somebody asked for it.
     fn over(&self, swap: &Swap) -> Option<Move> {
-        self.before().filter(|_| swap.retire_requested).and_then(|before| self.retire(swap, before))
+        self.before()
+            .filter(|(_, prev)| self.is_to_go(swap, prev))
+            .and_then(|before| self.retire(swap, before))
     }
 
     fn retire(&self, swap: &Swap, (alias, prev): (&Alias, &str)) -> Option<Move> {
@@ -205,6 +215,11 @@ impl<'v> Case<'v, '_> {
             let fact = released(self.view, (self.model(), alias, digest), self.quiet()).ok()?;
             Some(Move::let_go((alias, digest), None, fact, self.now.unix_ms))
         })
+    }
+
+    /// Whether it is time for `prev` to be let go.
+    fn is_to_go(&self, swap: &Swap, prev: &str) -> bool {
+        swap.lets_go_from(prev).is_some_and(|from| self.now.unix_ms >= from)
     }
 
     /// Whether the name means something else than when the swap was asked for.

@@ -51,8 +51,8 @@ impl Election {
     }
 
     /// What to do at `now`, a time since the process began, being registered under `lease`, if at all, and with or
-    /// without a leader in view.
-    pub(crate) fn next(&mut self, lease: Option<LeaseId>, somebody_leads: bool, now: Duration) -> Act {
+    /// without another leader in view.
+    pub(crate) fn next(&mut self, lease: Option<LeaseId>, another_leads: bool, now: Duration) -> Act {
         let Some(lease) = lease else {
             self.lead = None;
             return Act::Follow;
@@ -61,7 +61,7 @@ impl Election {
             Some((held, fence)) if held == lease => Act::Lead(fence),
             Some(_) | None if now < self.try_at => Act::Follow,
             // Somebody who is in view and whose key is gone is seen to be gone soon: the view is followed.
-            Some(_) | None if somebody_leads && self.failures == 0 => Act::Follow,
+            Some(_) | None if another_leads && self.failures == 0 => Act::Follow,
             Some(_) | None => Act::Campaign(lease),
         }
     }
@@ -89,5 +89,56 @@ impl Election {
     pub(crate) fn doubt(&mut self) {
         self.lead = None;
         self.failures = 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: LeaseId = 7;
+    const FENCE: Fence = Fence { created: 3 };
+    /// Longer than any wait between tries.
+    const LATER: Duration = Duration::from_secs(60);
+
+    fn after(campaign: Campaign) -> Election {
+        let mut election = Election::new();
+        election.campaigned((LEASE, campaign), Duration::ZERO, 0.5);
+        election
+    }
+
+    #[test]
+    fn who_is_registered_stands_where_nobody_leads() {
+        assert_eq!(Election::new().next(None, false, LATER), Act::Follow);
+        assert_eq!(Election::new().next(Some(LEASE), true, LATER), Act::Follow);
+        assert_eq!(Election::new().next(Some(LEASE), false, Duration::ZERO), Act::Campaign(LEASE));
+    }
+
+    #[test]
+    fn a_lead_is_held_until_the_lease_is_another() {
+        let mut election = after(Campaign::Won(FENCE));
+        assert_eq!(election.next(Some(LEASE), false, Duration::ZERO), Act::Lead(FENCE));
+        assert_eq!(election.next(Some(LEASE), true, LATER), Act::Lead(FENCE));
+        assert_eq!(election.next(Some(LEASE + 1), false, LATER), Act::Campaign(LEASE + 1));
+        assert_eq!(election.next(None, false, LATER), Act::Follow);
+        assert_eq!(election.next(Some(LEASE), false, LATER), Act::Campaign(LEASE));
+    }
+
+    #[test]
+    fn who_lost_waits_and_then_stands_unless_another_leads() {
+        let mut election = after(Campaign::Lost);
+        assert_eq!(election.next(Some(LEASE), false, Duration::ZERO), Act::Follow);
+        assert_eq!(election.next(Some(LEASE), true, LATER), Act::Follow);
+        assert_eq!(election.next(Some(LEASE), false, LATER), Act::Campaign(LEASE));
+    }
+
+    #[test]
+    fn who_got_no_answer_asks_again_whoever_is_in_view() {
+        let mut election = after(Campaign::Failed);
+        assert_eq!(election.next(Some(LEASE), true, Duration::ZERO), Act::Follow);
+        assert_eq!(election.next(Some(LEASE), true, LATER), Act::Campaign(LEASE));
+        let mut doubting = after(Campaign::Won(FENCE));
+        doubting.doubt();
+        assert_eq!(doubting.next(Some(LEASE), true, LATER), Act::Campaign(LEASE));
     }
 }

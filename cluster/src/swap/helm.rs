@@ -10,7 +10,7 @@ use super::release::SwapSettings;
 use super::step::Fence;
 use crate::keys::Key;
 use crate::lease::LeaseId;
-use crate::name::Name;
+use crate::name::{GatewayId, Name};
 use crate::record::{Leader, Record};
 use crate::transaction::{Fact, Outcome, Transaction, Write};
 use crate::view::View;
@@ -38,6 +38,7 @@ pub(crate) struct Order {
 /// A candidate, and what it knows while it leads.
 #[derive(Clone, Debug)]
 pub(crate) struct Helm {
+    me: GatewayId,
     settings: SwapSettings,
     election: Election,
     /// What was seen since the election, while there may be a lead.
@@ -45,14 +46,16 @@ pub(crate) struct Helm {
 }
 
 impl Helm {
-    /// Somebody who does not lead yet.
-    pub(crate) fn new(settings: SwapSettings) -> Self {
-        Self { settings, election: Election::new(), reign: None }
+    /// `me`, who does not lead yet.
+    pub(crate) fn new(me: GatewayId, settings: SwapSettings) -> Self {
+        Self { me, settings, election: Election::new(), reign: None }
     }
 
     /// Looks at the cluster at `now`, being registered under `lease`, if at all.
     pub(crate) fn look(&mut self, view: &View, lease: Option<LeaseId>, now: Moment) -> Task {
-        match self.election.next(lease, view.leader.is_some(), now.uptime) {
+        // A campaign that was carried out after it was given up makes us the leader without our knowing.
+        let another_leads = view.leader.as_ref().is_some_and(|leader| leader.gateway != self.me);
+        match self.election.next(lease, another_leads, now.uptime) {
             Act::Campaign(lease) => Task::Campaign(lease),
             Act::Follow => Task::Rest,
             Act::Lead(fence) => self.steer(fence, view, now),

@@ -71,15 +71,15 @@ pub(crate) enum Asking {
 pub(crate) fn request(standing: &Standing<'_>, asked: &Asked<'_>, now: u64) -> Result<Asking, Refused> {
     let to = asked.to.as_str();
     let from = standing.alias.map(|alias| alias.digest.clone());
-    match standing.swap.filter(|swap| swap.state.is_open()) {
+    match standing.swap.filter(|swap| swap.is_under_way()) {
         Some(swap) if swap.to != to => return Err(Refused::UnderWay { to: swap.to.clone() }),
         Some(swap) if swap.state == SwapState::Trial && !swap.commit_requested => {
             let mut swap = Swap { commit_requested: true, ..swap.clone() };
             swap.note(now, "asked for by hand, without waiting for the end of the trial");
             return Ok(standing.asking(None, swap, Vec::new()));
         }
-        Some(swap) => return Ok(Asking::UnderWay(Box::new(swap.clone()))),
-        None => {}
+        Some(swap) if swap.state.is_open() => return Ok(Asking::UnderWay(Box::new(swap.clone()))),
+        Some(_) | None => {}
     }
     if from.as_deref() == Some(to) {
         return Err(Refused::Meant(to.to_owned()));
@@ -161,4 +161,117 @@ pub(super) fn end(swap: &Swap, state: SwapState, reason: impl Into<String>, now:
     let mut swap = Swap { state, reason: Some(reason.clone()), ..swap.clone() };
     swap.note(now, reason);
     swap
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Record, SwapMode};
+    use crate::transaction::Write;
+
+    fn name(text: &str) -> Name {
+        Name::parse(text).unwrap()
+    }
+
+    /// A swap from `d` to `e`.
+    fn swap(state: SwapState) -> Swap {
+        let swap = Swap::requested("s".into(), (Some("d".into()), "e".into()), SwapPlan::default(), 0);
+        Swap { state, ..swap }
+    }
+
+    fn standing<'a>(alias: &'a Alias, swap: Option<&'a Swap>) -> Standing<'a> {
+        let swap_modified = if swap.is_some() { 8 } else { 0 };
+        Standing { model: name("m"), alias: Some(alias), alias_modified: 7, swap, swap_modified }
+    }
+
+    /// What comes of asking for `to`: a refusal, or the state of the swap and whether it is written.
+    #[track_caller]
+    fn ask(alias: &Alias, swap: Option<&Swap>, to: &str) -> Result<(SwapState, bool), Refused> {
+        let (to, plan) = (name(to), SwapPlan::default());
+        let asked = Asked { swap_id: "t", to: &to, plan: &plan, same_space: true };
+        request(&standing(alias, swap), &asked, 1).map(|asking| match asking {
+            Asking::UnderWay(swap) => (swap.state, false),
+            Asking::Write(_, swap) => (swap.state, true),
+        })
+    }
+
+    #[test]
+    fn one_swap_at_a_time() {
+        let d = Alias::of("d", 1);
+        let under_way = || Err(Refused::UnderWay { to: "e".into() });
+        assert_eq!(ask(&d, None, "e"), Ok((SwapState::Requested, true)));
+        for state in [SwapState::Requested, SwapState::Preparing, SwapState::Trial] {
+            assert_eq!(ask(&d, Some(&swap(state)), "f"), under_way());
+        }
+        assert_eq!(ask(&d, Some(&swap(SwapState::Preparing)), "e"), Ok((SwapState::Preparing, false)));
+        assert_eq!(ask(&d, Some(&swap(SwapState::Aborted)), "e"), Ok((SwapState::Requested, true)));
+        assert_eq!(ask(&d, None, "d"), Err(Refused::Meant("d".into())));
+    }
+
+    #[test]
+    fn the_checkpoint_on_trial_is_taken_at_its_word_once() {
+        let (d, trial) = (Alias::of("d", 2), swap(SwapState::Trial));
+        assert_eq!(ask(&d, Some(&trial), "e"), Ok((SwapState::Trial, true)));
+        let hurried = Swap { commit_requested: true, ..trial };
+        assert_eq!(ask(&d, Some(&hurried), "e"), Ok((SwapState::Trial, false)));
+    }
+
+    #[test]
+    fn waves_are_over_when_everybody_has_followed() {
+        let e = Alias { prev: Some("d".into()), ..Alias::of("e", 2) };
+        let waves = Swap { mode: SwapMode::Waves, ..swap(SwapState::Committed) };
+        assert_eq!(ask(&e, Some(&swap(SwapState::Committed)), "f"), Ok((SwapState::Requested, true)));
+        assert_eq!(ask(&e, Some(&waves), "f"), Err(Refused::UnderWay { to: "e".into() }));
+        assert_eq!(ask(&e, Some(&waves), "e"), Err(Refused::Meant("e".into())));
+        let followed = Swap { state: SwapState::Retired, ..waves };
+        assert_eq!(ask(&e, Some(&followed), "f"), Ok((SwapState::Requested, true)));
+    }
+
+    #[test]
+    fn another_index_space_is_asked_for_by_name() {
+        let (d, to) = (Alias::of("d", 1), name("e"));
+        for (new_space, refused) in [(false, true), (true, false)] {
+            let plan = SwapPlan { new_space, ..SwapPlan::default() };
+            let asked = Asked { swap_id: "t", to: &to, plan: &plan, same_space: false };
+            let found = request(&standing(&d, None), &asked, 1);
+            assert_eq!(matches!(found, Err(Refused::OtherSpace { .. })), refused, "{found:?}");
+        }
+    }
+
+    /// What a rollback leaves of the swap, and the alias that is written, if one is.
+    fn back(alias: &Alias, swap: &Swap, ready: &[&str]) -> Result<(SwapState, Option<Alias>), Refused> {
+        let ready: Vec<WorkerId> = ready.iter().map(|text| WorkerId::parse(*text).unwrap()).collect();
+        roll_back(&standing(alias, Some(swap)), &ready, 1).map(|asking| match asking {
+            Asking::UnderWay(swap) => (swap.state, None),
+            Asking::Write(transaction, swap) => {
+                let alias = transaction.then.into_iter().find_map(|write| {
+                    if let Write::Put(_, Record::Alias(alias)) = write { Some(alias) } else { None }
+                });
+                (swap.state, alias)
+            }
+        })
+    }
+
+    #[test]
+    fn a_rollback_ends_a_swap_or_undoes_it() {
+        let d = Alias::of("d", 1);
+        assert_eq!(back(&d, &swap(SwapState::Preparing), &[]), Ok((SwapState::Aborted, None)));
+        let e = Alias { prev: Some("d".into()), ..Alias::of("e", 2) };
+        let committed = swap(SwapState::Committed);
+        assert_eq!(back(&e, &committed, &[]), Err(Refused::NobodyReady("d".into())));
+        let (state, alias) = back(&e, &committed, &["w"]).unwrap();
+        let expected = Alias { leaving: ["e".to_owned()].into(), ..Alias::of("d", 3) };
+        assert_eq!((state, alias), (SwapState::RolledBack, Some(expected)));
+        assert_eq!(back(&d, &committed, &["w"]), Err(Refused::NothingBefore));
+    }
+
+    #[test]
+    fn what_was_before_is_retired_when_somebody_asks() {
+        let (d, e) = (Alias::of("d", 1), Alias { prev: Some("d".into()), ..Alias::of("e", 2) });
+        let committed = swap(SwapState::Committed);
+        let asked = |alias: &Alias, digest| retire(&standing(alias, Some(&committed)), digest, 1);
+        assert!(matches!(asked(&e, None), Ok(Asking::Write(_, swap)) if swap.retire_requested));
+        assert_eq!(asked(&e, Some("x")), Err(Refused::NotBefore("x".into())));
+        assert_eq!(asked(&d, None), Err(Refused::NothingBefore));
+    }
 }
