@@ -110,6 +110,8 @@ mod presence;
 mod record;
 mod registrar;
 mod sayings;
+#[cfg(test)]
+mod simulator;
 mod swap;
 mod transaction;
 mod versions;

@@ -1,0 +1,109 @@
+//! Rules that can be broken on purpose, to see that it is noticed.
+
+use super::laws::Broken;
+use crate::keys::Key;
+use crate::record::{Record, SwapState};
+use crate::transaction::{Fact, Transaction, Write};
+
+/// A rule, broken everywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rule {
+    /// Steps do not compare that the name and the swap are as they were seen.
+    SeenUnchanged,
+    /// A commit does not compare that workers are still ready.
+    StillReady,
+    /// Steps of a leader do not compare that it still leads.
+    StillLeads,
+    /// Letting go does not compare that no gateway has said anything since.
+    GatewaysQuiet,
+    /// Letting go does not wait after a gateway vanished.
+    Grace,
+    /// A change of who is answered does not raise the epoch.
+    EpochRises,
+    /// Waves do not compare that enough workers still serve the old checkpoint.
+    WavesKeepAFloor,
+    /// A worker says that it is ready before it has loaded.
+    ReadyIsLoaded,
+    /// A worker lets go before it has withdrawn its word.
+    WithdrawnFirst,
+    /// A gateway says that it has seen the newest epoch, whatever it has seen.
+    EpochsAreSeen,
+    /// A gateway does not say what its calls still use.
+    BusyIsSaid,
+    /// A gateway takes back an epoch for a name that it learns late.
+    HigherEpochHolds,
+    /// A worker answers with whatever it has.
+    AnswersAreAsked,
+    /// A gateway that became the leader without knowing does not notice.
+    KnowsItself,
+    /// A swap begins while an earlier checkpoint is still leaving.
+    NothingLeaves,
+}
+
+impl Rule {
+    pub(super) const ALL: [Self; 15] = [
+        Self::SeenUnchanged,
+        Self::StillReady,
+        Self::StillLeads,
+        Self::GatewaysQuiet,
+        Self::Grace,
+        Self::EpochRises,
+        Self::WavesKeepAFloor,
+        Self::ReadyIsLoaded,
+        Self::WithdrawnFirst,
+        Self::EpochsAreSeen,
+        Self::BusyIsSaid,
+        Self::HigherEpochHolds,
+        Self::AnswersAreAsked,
+        Self::KnowsItself,
+        Self::NothingLeaves,
+    ];
+
+    /// Whether `law` is one that breaking the rule can break.
+    pub(super) fn may_break(self, law: &Broken) -> bool {
+        match self {
+            Self::SeenUnchanged | Self::AnswersAreAsked | Self::ReadyIsLoaded | Self::WithdrawnFirst => true,
+            Self::StillReady => matches!(law, Broken::TooFewReady { .. }),
+            Self::StillLeads => matches!(law, Broken::NotTheLeader { .. }),
+            Self::GatewaysQuiet | Self::Grace | Self::EpochsAreSeen | Self::BusyIsSaid => {
+                matches!(law, Broken::InUse { .. })
+            }
+            Self::EpochRises => matches!(law, Broken::EpochStays { .. } | Broken::OtherMeaning { .. }),
+            Self::WavesKeepAFloor => matches!(law, Broken::BelowTheFloor { .. }),
+            Self::HigherEpochHolds => matches!(law, Broken::EpochFell { .. }),
+            Self::KnowsItself => matches!(law, Broken::NobodyLeads | Broken::NeverEnds { .. }),
+            Self::NothingLeaves => {
+                matches!(law, Broken::TooManyLoaded { .. } | Broken::InUse { .. } | Broken::NeverLeft { .. })
+            }
+        }
+    }
+
+    /// `transaction` as one would write it who did not know the rule.
+    pub(super) fn spoil(self, mut transaction: Transaction) -> Transaction {
+        let leads_to = transaction.then.iter().find_map(|write| match write {
+            Write::Put(Key::Swap(_), Record::Swap(swap)) => Some(swap.state),
+            _ => None,
+        });
+        let when = &mut transaction.when;
+        match self {
+            Self::SeenUnchanged => when.retain(|fact| !matches!(fact, Fact::Unchanged { modified: 1.., .. })),
+            Self::StillReady if leads_to == Some(SwapState::Committed) => forget_readiness(when),
+            Self::WavesKeepAFloor if leads_to == Some(SwapState::Preparing) => forget_readiness(when),
+            Self::StillLeads => when.retain(|fact| !matches!(fact, Fact::Since { .. })),
+            Self::GatewaysQuiet => when.retain(|fact| !matches!(fact, Fact::GatewaysQuietSince(_))),
+            Self::EpochRises => {
+                for write in &mut transaction.then {
+                    if let Write::Put(Key::Alias(_), Record::Alias(alias)) = write {
+                        alias.epoch = alias.epoch.saturating_sub(1).max(1);
+                    }
+                }
+            }
+            _ => {}
+        }
+        transaction
+    }
+}
+
+fn forget_readiness(when: &mut Vec<Fact>) {
+    when.retain(|fact| !matches!(fact, Fact::Present(Key::Ready { .. })));
+}
