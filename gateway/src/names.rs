@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use cluster::Alias;
-use proto::worker::v1::AliasSeen;
+use cluster::{Alias, Canary};
+use proto::worker::v1::{AliasSeen, CanarySeen};
 
 /// The newest word on each name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,8 +43,9 @@ impl Names {
 
     /// Takes in what a worker says; answers whether it is news.
     pub fn hear(&mut self, seen: &AliasSeen) -> bool {
-        let AliasSeen { model, digest, epoch } = seen.clone();
-        let alias = Alias::of(digest, epoch);
+        let AliasSeen { model, digest, epoch, canary } = seen.clone();
+        let canary = canary.map(|CanarySeen { digest, per_mille, salt }| Canary { digest, per_mille, salt });
+        let alias = Alias { canary, ..Alias::of(digest, epoch) };
         let news = self.0.get(&model).is_none_or(|known| is_newer(known, &alias));
         if news {
             tracing::info!(model, digest = alias.digest, epoch, "a worker says that a name has moved");
@@ -78,7 +79,7 @@ mod tests {
     }
 
     fn seen(digest: &str, epoch: u64) -> AliasSeen {
-        AliasSeen { model: "m".into(), digest: digest.into(), epoch }
+        AliasSeen { model: "m".into(), digest: digest.into(), epoch, canary: None }
     }
 
     fn etcd(alias: Alias) -> BTreeMap<String, Alias> {
@@ -114,6 +115,15 @@ mod tests {
         assert_eq!(names.all()["m"].prev.as_deref(), Some("a"));
         names.read(&etcd(alias("c", 2, None)));
         check(&names, "b", 2);
+    }
+
+    #[test]
+    fn a_trial_is_learnt_with_the_callers_that_it_takes() {
+        let mut names = Names::default();
+        let canary = CanarySeen { digest: "b".into(), per_mille: 500, salt: "s".into() };
+        names.hear(&AliasSeen { canary: Some(canary), ..seen("a", 2) });
+        let canary = Canary { digest: "b".into(), per_mille: 500, salt: "s".into() };
+        assert_eq!(names.all()["m"].canary, Some(canary));
     }
 
     #[test]

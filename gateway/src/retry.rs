@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use cluster::Name;
-use proto::worker::v1::AliasSeen;
+use proto::worker::v1::{AliasSeen, CanarySeen};
 use tonic::{Code, ConnectError, Status};
 use tonic_types::{ErrorInfo, StatusExt as _};
 
@@ -118,7 +118,12 @@ pub fn alias(status: &Status, model: &Name) -> Option<AliasSeen> {
     let info = status.get_details_error_info().filter(is_not_loaded)?;
     let digest = info.metadata.get("digest")?.clone();
     let epoch = info.metadata.get("epoch")?.parse().ok()?;
-    Some(AliasSeen { model: model.to_string(), digest, epoch })
+    let canary = || {
+        let said = |key| info.metadata.get(key).cloned();
+        let per_mille = said("canary_per_mille")?.parse().ok()?;
+        Some(CanarySeen { digest: said("canary_digest")?, per_mille, salt: said("canary_salt")? })
+    };
+    Some(AliasSeen { model: model.to_string(), digest, epoch, canary: canary() })
 }
 
 fn says_not_loaded(status: &Status) -> bool {
@@ -298,9 +303,13 @@ mod tests {
             let details = ErrorDetails::with_error_info(reason, "beige", known);
             alias(&Status::with_error_details(Code::FailedPrecondition, "not here", details), &model)
         };
-        let seen = AliasSeen { model: "m".into(), digest: "d".into(), epoch: 7 };
+        let seen = AliasSeen { model: "m".into(), digest: "d".into(), epoch: 7, canary: None };
         let known = [("digest", "d"), ("epoch", "7")];
-        assert_eq!(said("CHECKPOINT_NOT_LOADED", &known), Some(seen));
+        assert_eq!(said("CHECKPOINT_NOT_LOADED", &known), Some(seen.clone()));
+        let canary = CanarySeen { digest: "e".into(), per_mille: 50, salt: "s".into() };
+        let on_trial = [("canary_digest", "e"), ("canary_per_mille", "50"), ("canary_salt", "s")];
+        let seen = AliasSeen { canary: Some(canary), ..seen };
+        assert_eq!(said("CHECKPOINT_NOT_LOADED", &[known.as_slice(), &on_trial].concat()), Some(seen));
         assert_eq!(said("OTHER", &known), None);
         assert_eq!(said("CHECKPOINT_NOT_LOADED", &known[..1]), None);
         assert_eq!(said("CHECKPOINT_NOT_LOADED", &[("digest", "d"), ("epoch", "seven")]), None);

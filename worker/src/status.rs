@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use cluster::NackReason;
+use proto::worker::v1::{AliasSeen, CanarySeen};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 use uuid::Uuid;
@@ -24,10 +25,7 @@ impl From<CallError> for Status {
         match error {
             CallError::Invalid(invalid) => named(invalid),
             CallError::NotLoaded { model: _, digest: _, alias } => {
-                let about = alias.map(|alias| {
-                    [("digest".to_owned(), alias.digest), ("epoch".to_owned(), alias.epoch.to_string())]
-                });
-                let about = about.into_iter().flatten().collect::<HashMap<_, _>>();
+                let about = alias.map(about).unwrap_or_default();
                 let details = ErrorDetails::with_error_info(NOT_LOADED.0, NOT_LOADED.1, about);
                 Self::with_error_details(Code::FailedPrecondition, text, details)
             }
@@ -45,6 +43,17 @@ impl From<CallError> for Status {
             }
         }
     }
+}
+
+/// What a name means, as the metadata of an `ErrorInfo`.
+fn about(alias: AliasSeen) -> HashMap<String, String> {
+    let AliasSeen { model: _, digest, epoch, canary } = alias;
+    let canary = canary.map(|CanarySeen { digest, per_mille, salt }| {
+        [("canary_digest", digest), ("canary_per_mille", per_mille.to_string()), ("canary_salt", salt)]
+    });
+    let all =
+        [("digest", digest), ("epoch", epoch.to_string())].into_iter().chain(canary.into_iter().flatten());
+    all.map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 impl From<TrialError> for Status {
@@ -81,8 +90,6 @@ fn named(InvalidRequest { field, fault }: InvalidRequest) -> Status {
 
 #[cfg(test)]
 mod tests {
-    use proto::worker::v1::AliasSeen;
-
     use super::*;
     use crate::error::Defect;
     use crate::load::{Overloaded, Shortage};
@@ -108,9 +115,12 @@ mod tests {
         assert_eq!((&*info.reason, &*info.domain), ("CHECKPOINT_NOT_LOADED", "beige"));
         assert!(info.metadata.is_empty());
 
-        let alias = AliasSeen { model: "m".into(), digest: "def".into(), epoch: 7 };
+        let canary = CanarySeen { digest: "new".into(), per_mille: 50, salt: "s".into() };
+        let alias = AliasSeen { model: "m".into(), digest: "def".into(), epoch: 7, canary: Some(canary) };
         let info = Status::from(not_loaded(Some(alias))).get_details_error_info().unwrap();
         assert_eq!((&*info.metadata["digest"], &*info.metadata["epoch"]), ("def", "7"));
+        let said = ["canary_digest", "canary_per_mille", "canary_salt"].map(|key| &*info.metadata[key]);
+        assert_eq!(said, ["new", "50", "s"]);
     }
 
     #[test]

@@ -105,6 +105,11 @@ impl World {
         }
         client.seen = client.seen.max(call.epoch);
         self.last_answer[call.client] = self.now;
+        let first = self.answered_by.entry((call.client, call.epoch)).or_insert_with(|| digest.to_owned());
+        if first != digest {
+            let (client, epoch, first) = (call.client, call.epoch, first.clone());
+            return Err(Broken::Split { client, epoch, first, then: digest.to_owned() });
+        }
         legitimate(&self.meanings, digest, call.epoch)
     }
 

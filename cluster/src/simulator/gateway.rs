@@ -81,7 +81,9 @@ impl SimGateway {
     pub(super) fn hear(&mut self, alias: &Alias, broken: Option<Rule>) -> bool {
         let is_news = self.known.as_ref().is_none_or(|known| alias.epoch > known.epoch);
         if is_news || broken == Some(Rule::HigherEpochHolds) {
-            self.known = Some(Alias::of(alias.digest.as_str(), alias.epoch));
+            let (digest, canary) = (alias.digest.as_str(), alias.canary.clone());
+            let canary = canary.filter(|_| broken != Some(Rule::CanaryIsTold));
+            self.known = Some(Alias { canary, ..Alias::of(digest, alias.epoch) });
         }
         is_news
     }

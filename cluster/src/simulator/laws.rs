@@ -22,6 +22,8 @@ pub(super) enum Broken {
     OtherMeaning { epoch: u64 },
     #[error("answered by {digest} at epoch {epoch}, which the name did not mean")]
     NotMeant { digest: String, epoch: u64 },
+    #[error("client {client} was answered by {first} and by {then} at epoch {epoch}")]
+    Split { client: usize, epoch: u64, first: String, then: String },
     #[error("a client saw epoch {seen}, then {got}")]
     EpochFell { seen: u64, got: u64 },
     #[error("let go of {digest}, and gateway {gateway} has a call on it")]

@@ -38,10 +38,12 @@ pub(super) enum Rule {
     KnowsItself,
     /// A swap begins while an earlier checkpoint is still leaving.
     NothingLeaves,
+    /// A worker tells of an epoch, and not of the callers that a canary takes.
+    CanaryIsTold,
 }
 
 impl Rule {
-    pub(super) const ALL: [Self; 15] = [
+    pub(super) const ALL: [Self; 16] = [
         Self::SeenUnchanged,
         Self::StillReady,
         Self::StillLeads,
@@ -57,6 +59,7 @@ impl Rule {
         Self::AnswersAreAsked,
         Self::KnowsItself,
         Self::NothingLeaves,
+        Self::CanaryIsTold,
     ];
 
     /// Whether `law` is one that breaking the rule can break.
@@ -72,6 +75,7 @@ impl Rule {
             Self::WavesKeepAFloor => matches!(law, Broken::BelowTheFloor { .. }),
             Self::HigherEpochHolds => matches!(law, Broken::EpochFell { .. }),
             Self::KnowsItself => matches!(law, Broken::NobodyLeads | Broken::NeverEnds { .. }),
+            Self::CanaryIsTold => matches!(law, Broken::Split { .. }),
             Self::NothingLeaves => {
                 matches!(law, Broken::TooManyLoaded { .. } | Broken::InUse { .. } | Broken::NeverLeft { .. })
             }

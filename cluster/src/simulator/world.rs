@@ -45,6 +45,8 @@ pub(super) struct World {
     pub(super) workers: Vec<SimWorker>,
     pub(super) gateways: Vec<SimGateway>,
     pub(super) clients: Vec<Client>,
+    /// What answered each client at each epoch.
+    pub(super) answered_by: BTreeMap<(usize, u64), String>,
     /// When each client was last answered.
     pub(super) last_answer: Vec<u64>,
     pub(super) calls: Vec<Call>,
@@ -81,6 +83,7 @@ impl World {
             workers,
             gateways,
             clients: vec![Client::default(); 3],
+            answered_by: BTreeMap::new(),
             last_answer: vec![0; 3],
             calls: Vec::new(),
             wire: Vec::new(),

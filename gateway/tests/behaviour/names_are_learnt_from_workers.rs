@@ -8,7 +8,7 @@ use crate::support::gateway::view;
 use crate::support::{FakeWorker, Gateway, assert_vectors, digest, embed, texts};
 
 fn seen(mini: char, epoch: u64) -> AliasSeen {
-    AliasSeen { model: "mini".into(), digest: digest(mini), epoch }
+    AliasSeen { model: "mini".into(), digest: digest(mini), epoch, canary: None }
 }
 
 /// A worker with checkpoints `a` and `b`, and a gateway whose view says `a` at epoch 1 from now on.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use cluster::{Desired, View};
 use proto::v1::{Preparation, Stage};
-use proto::worker::v1::AliasSeen;
+use proto::worker::v1::{AliasSeen, CanarySeen};
 use tokio::sync::watch;
 
 use super::plan::{Room, Task};
@@ -109,7 +109,13 @@ impl Reporter {
     /// Tells what names mean.
     pub(super) fn aliases(&self, view: &View) {
         let seen = view.aliases.iter().map(|(model, alias)| {
-            let seen = AliasSeen { model: model.clone(), digest: alias.digest.clone(), epoch: alias.epoch };
+            let canary = alias.canary.as_ref().map(|canary| CanarySeen {
+                digest: canary.digest.clone(),
+                per_mille: canary.per_mille,
+                salt: canary.salt.clone(),
+            });
+            let (digest, epoch) = (alias.digest.clone(), alias.epoch);
+            let seen = AliasSeen { model: model.clone(), digest, epoch, canary };
             (model.clone(), seen)
         });
         let seen: BTreeMap<String, AliasSeen> = seen.collect();
