@@ -20,9 +20,12 @@ pub(super) enum Verdict {
 pub(super) enum Fault {
     /// Too many of its calls fail: its share, and the old one's.
     Errors { new: f64, old: f64 },
-    /// Its slow calls are too slow: their 99th percentiles in milliseconds.
-    Slow { new: f64, old: f64 },
+    /// Its slow calls are too slow: the latency in milliseconds that this share of each one's calls keeps below.
+    Slow { share: f64, new: f64, old: f64 },
 }
+
+/// A percentile that fewer calls exceed is the chance of a few.
+const EXCEEDING: f64 = 5.0;
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -33,9 +36,10 @@ impl fmt::Display for Fault {
                 new * 100.0,
                 old * 100.0
             ),
-            Self::Slow { new, old } => write!(
+            Self::Slow { share, new, old } => write!(
                 f,
-                "the 99th percentile of latency is {new:.1} ms on the new checkpoint and {old:.1} ms on the old one"
+                "{:.0} % of the calls took less than {new:.1} ms on the new checkpoint, and less than {old:.1} ms on the old one",
+                share * 100.0
             ),
         }
     }
@@ -71,11 +75,21 @@ fn fault(plan: &CanaryPlan, sample: &Sample) -> Option<Fault> {
         return Some(Fault::Errors { new: new_rate, old: old_rate });
     }
     // A percentile of a handful of calls is the slowest of them, which is chance.
-    if new.calls < plan.min_calls || old.calls < plan.min_calls {
+    let calls = new.calls.min(old.calls);
+    if calls < plan.min_calls {
         return None;
     }
-    let (new, old) = (new.latency.quantile(0.99)?, old.latency.quantile(0.99)?);
-    (new > old * plan.max_p99_ratio).then_some(Fault::Slow { new, old })
+    let share = compared(calls)?;
+    let (new, old) = (new.latency.quantile(share)?, old.latency.quantile(share)?);
+    (new > old * plan.max_p99_ratio).then_some(Fault::Slow { share, new, old })
+}
+
+/// Which share of so many calls keeps below the latency that is compared: 99 %, or fewer where that would leave less than
+/// five calls above it; none where that is less than half.
+#[allow(clippy::cast_precision_loss, reason = "rounded up to 99 %")]
+fn compared(calls: u64) -> Option<f64> {
+    let share = (1.0 - EXCEEDING / calls.max(1) as f64).min(0.99);
+    (share >= 0.5).then_some(share)
 }
 
 #[cfg(test)]
@@ -154,11 +168,37 @@ mod tests {
     }
 
     #[test]
+    fn a_few_slow_calls_are_chance_and_many_are_not() {
+        let with_slow = |calls: u64, slow: u64| {
+            let mut side = side(calls - slow, 10.0, 0);
+            (0..slow).for_each(|_| side.record(100.0, false));
+            side
+        };
+        check(&swap(), (side(50, 10.0, 0), with_slow(50, 5)), 1, "go on");
+        check(&swap(), (side(50, 10.0, 0), with_slow(50, 8)), 1, "slow");
+        check(&swap(), (side(1_000, 10.0, 0), with_slow(1_000, 9)), 1, "go on");
+        check(&swap(), (side(1_000, 10.0, 0), with_slow(1_000, 20)), 1, "slow");
+    }
+
+    #[test]
+    fn the_share_that_is_compared_grows_with_the_calls() {
+        let expected = [(9, None), (10, Some(0.5)), (50, Some(0.9)), (500, Some(0.99)), (50_000, Some(0.99))];
+        for (calls, share) in expected {
+            assert_eq!(compared(calls), share);
+        }
+    }
+
+    #[test]
     fn what_speaks_against_it_is_said_in_a_sentence() {
         let said = Fault::Errors { new: 0.125, old: 0.0 }.to_string();
         assert_eq!(
             said,
             "12.50 % of the calls on the new checkpoint failed, and 0.00 % of those on the old one"
+        );
+        let said = Fault::Slow { share: 0.9, new: 12.0, old: 3.25 }.to_string();
+        assert_eq!(
+            said,
+            "90 % of the calls took less than 12.0 ms on the new checkpoint, and less than 3.2 ms on the old one"
         );
     }
 }
