@@ -114,16 +114,17 @@ impl Store {
         Ok(stream::iter(pieces).map(fetch).buffered(AT_ONCE))
     }
 
-    /// Reads `files` back, and deletes those that are not what they should be: a next publication sends them again.
-    /// Answers their hashes. It is for when somebody has met a damaged one; it takes as long as reading does.
+    /// Reads `files` back, and deletes those that are not what they should be: a next publication sends them again, as it
+    /// does those that are not there. Answers their hashes. It is for when somebody may have met a damaged one; it takes
+    /// as long as reading does.
     ///
     /// # Errors
-    /// [`Error::Missing`], and what befalls a store.
+    /// What befalls a store.
     pub async fn mend(&self, files: &[ManifestFile]) -> Result<Vec<String>, Error> {
         let mut damaged = Vec::new();
         for file in files {
             match self.check(file).await {
-                Ok(()) => {}
+                Ok(()) | Err(Error::Missing { .. }) => {}
                 Err(Error::Checksum { .. } | Error::Format { .. }) => {
                     self.forget(&file.sha256).await?;
                     damaged.push(file.sha256.clone());

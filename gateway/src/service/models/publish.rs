@@ -8,7 +8,7 @@ use std::time::Duration;
 use cluster::{JobFence, ListedVersion, ModelKind, PutVersion, Refused, Version, unix_ms};
 use proto::v1;
 use proto::v1::publish_response::Step;
-use store::{Publication, UploadError};
+use store::{Publication, Store, UploadError};
 use tokio::sync::mpsc;
 use tokio::time;
 use tokio_stream::wrappers::ReceiverStream;
@@ -87,6 +87,7 @@ impl Service {
         let rival = Rival::of(&upload, &versions)?;
         self.may_follow(&upload, &versions)?;
 
+        mend_what_is_known(store, &upload, &versions).await?;
         let mut publication = store.publish(&upload.files).await.map_err(not_taken)?;
         let rehearsed = async {
             receive(&mut publication, &mut requests, answers).await?;
@@ -182,6 +183,25 @@ impl Service {
         tracing::info!(model, digest, "a checkpoint was published");
         Ok(ListedVersion { model, digest, version })
     }
+}
+
+/// Whoever publishes what is known already may do so because a worker met a damaged file: the store forgets those that
+/// are, so that they are wanted again.
+async fn mend_what_is_known(
+    store: &Store,
+    upload: &Upload,
+    versions: &[ListedVersion],
+) -> Result<(), ManageError> {
+    let is_stored =
+        |listed: &ListedVersion| listed.version.stored && listed.version.manifest.is_of(&upload.files);
+    if !versions.iter().any(is_stored) {
+        return Ok(());
+    }
+    let damaged = store.mend(&upload.files).await?;
+    if !damaged.is_empty() {
+        tracing::warn!(model = %upload.model, ?damaged, "files in the store were damaged: they are asked for again");
+    }
+    Ok(())
 }
 
 /// Asks for the bytes that the store does not have, and takes them.
