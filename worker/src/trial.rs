@@ -1,10 +1,10 @@
 //! A checkpoint in the store that nobody can see yet is tried out: brought here, verified, loaded beside those that
-//! serve, run on its golden inputs in single precision, and let go again. Nothing of it is ever offered.
+//! serve, run on its golden inputs in single precision by the processor, and let go again. Nothing of it is ever offered.
 
 use std::sync::Arc;
 
 use manifest::ManifestFile;
-use model::{Checkpoint, Kind, Overrides, Precision};
+use model::{Checkpoint, Device, Kind, Overrides, Precision};
 use proto::v1::{Preparation, Stage};
 use proto::worker::v1::{TrialReport, TrialRequest, Tried, trial_report};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::apart::apart;
 use crate::catalogue::describe;
 use crate::golden;
+use crate::memory::Memory;
 use crate::models::{Built, Place};
 use crate::prepare::{Failure, Files, Made, Shop, Step, Told, Work};
 use crate::wire::{Fault, InvalidRequest};
@@ -130,8 +131,11 @@ impl Trials {
         let Some(source) = self.shop.source.clone() else {
             return Err(Failure::Absent("this worker has no store".to_owned()));
         };
-        let place = Place { precision: Precision::F32, ..self.shop.place };
-        let (memory, files) = (self.shop.memory, Files::Stored { source, files, overrides });
+        // Beside the device, and beside what checkpoints may take of it: else nothing could be published where two do
+        // not fit, which are swapped in waves.
+        let place = Place { precision: Precision::F32, device: Device::Cpu };
+        let memory = Memory::new(place.device, None);
+        let files = Files::Stored { source, files, overrides };
         let work = Work { files, golden: None, place, memory, told: told.clone(), cancel };
         let bench = self.shop.bench().await;
         tracing::info!(model, "a checkpoint is tried out");
