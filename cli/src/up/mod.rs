@@ -1,6 +1,6 @@
 //! `beige up`: a whole cluster on this machine, of the processes that run in production.
 //!
-//! This process is their supervisor and nothing else: it starts etcd, then the gateway and the workers,
+//! This process is their supervisor and nothing else: it starts etcd, then the gateways and the workers,
 //! says when all are ready, starts again what dies, and ends them in the order in which they need each other.
 
 mod child;
@@ -38,14 +38,16 @@ use supervisor::{Role, Supervisor};
 const SETTLE: Duration = Duration::from_secs(10);
 
 const AFTER_HELP: &str = "\
-Starts etcd, one gateway and the workers, waits until they are ready and prints their addresses. Ctrl-C (or \
-SIGTERM) drains the gateway, then the workers, then etcd; a second one kills them at once. A process that \
+Starts etcd, a gateway and the workers, waits until they are ready and prints their addresses. Ctrl-C (or \
+SIGTERM) drains the gateways, then the workers, then etcd; a second one kills them at once. A process that \
 dies is started again; one that cannot start ends everything, with exit code 1 and its last lines.
 
 A model is a directory in Hugging Face layout, `[NAME=]DIR[,pooling=cls|mean|last][,max_tokens=N]`; its name \
 is the directory's unless one is given. Without --model it is the default model that set-up has fetched.
 
-etcd keeps its data in a temporary directory that is removed at the end, unless --data names one to keep.
+etcd's data, published checkpoints and the workers' cache of them are in a temporary directory that is \
+removed at the end, unless --data names one to keep. --store puts checkpoints elsewhere: file:///DIR, \
+s3://BUCKET/PREFIX or gs://BUCKET/PREFIX.
 
 Examples:
   beige up
@@ -53,7 +55,7 @@ Examples:
   beige up --workers 1 --device cuda:0 --dtype bf16 --listen 0.0.0.0:8080
   beige up --json --log-dir /tmp/beige-logs";
 
-/// Run a whole cluster on this machine: etcd, a gateway, workers.
+/// Run a whole cluster on this machine: etcd, gateways, workers.
 #[derive(Args, Debug)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct UpArgs {
@@ -63,6 +65,9 @@ pub(crate) struct UpArgs {
     /// Workers to run; all serve all models
     #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: u16,
+    /// Gateways to run; one of them leads
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    gateways: u16,
     /// Where workers compute: `auto`, `cpu` or `cuda:K`; where it is repeated, workers take turns
     #[arg(long = "device", default_value = "auto", value_name = "DEVICE")]
     devices: Vec<Device>,
@@ -72,15 +77,18 @@ pub(crate) struct UpArgs {
     /// Threads of each worker; by default the processor's cores are shared out
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
-    /// Where the gateway listens
+    /// Where the first gateway listens
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR")]
     listen: SocketAddr,
-    /// Where the gateway's health and metrics are
+    /// Where the first gateway's health and metrics are
     #[arg(long, default_value = "127.0.0.1:9090", value_name = "ADDR")]
     admin: SocketAddr,
-    /// Keep etcd's data in this directory
+    /// Keep etcd's data, published checkpoints and the cache in this directory
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// Where published checkpoints are; by default in the data's directory
+    #[arg(long, value_name = "URL")]
+    store: Option<String>,
     /// Write each process's log to a file in this directory instead of standard error
     #[arg(long, value_name = "DIR")]
     log_dir: Option<PathBuf>,
@@ -134,12 +142,13 @@ pub(crate) async fn run(args: UpArgs) -> Result<(), Failure> {
     if !plan.json {
         let names: Vec<&str> = plan.models.iter().map(|model| model.name.as_str()).collect();
         let workers = print::count(plan.workers.len() as u64, "worker");
-        print::note(format_args!("starting etcd, a gateway and {workers} for {}", names.join(", ")));
+        let gateways = print::count(plan.gateways.len() as u64, "gateway");
+        print::note(format_args!("starting etcd, {gateways} and {workers} for {}", names.join(", ")));
     }
     let (mut supervisor, mut beyond_help) = Supervisor::new(args.log_dir.clone())?;
     let end = serve(&plan, &mut supervisor, (&mut signals, &mut beyond_help)).await;
     match &end {
-        End::Asked => print::note("stopping: the gateway first, then the workers, then etcd"),
+        End::Asked => print::note("stopping: gateways first, then the workers, then etcd"),
         End::GaveUp(_) | End::Failed(_) => {}
     }
     let orderly = supervisor.stop(&mut signals, plan.grace).await;
@@ -176,7 +185,9 @@ async fn serve(
 async fn bring_up(plan: &Plan, supervisor: &mut Supervisor) -> Result<(), Failure> {
     supervisor.start(Role::Etcd, plan.etcd())?;
     supervisor.all_ready().await;
-    supervisor.start(Role::Gateway, plan.gateway())?;
+    for number in 0..plan.gateways.len() {
+        supervisor.start(Role::Gateway, plan.gateway(number))?;
+    }
     for number in 0..plan.workers.len() {
         supervisor.start(Role::Worker, plan.worker(number))?;
     }
@@ -191,7 +202,8 @@ async fn bring_up(plan: &Plan, supervisor: &mut Supervisor) -> Result<(), Failur
 
 /// The models' names, when every worker is known to serve them or waiting any longer is pointless.
 async fn settled_models(plan: &Plan) -> Result<Vec<String>, Failure> {
-    let target: Target = ports::reachable(plan.listen).to_string().parse().map_err(Failure::Usage)?;
+    let target: Target =
+        ports::reachable(plan.gateways[0].listen).to_string().parse().map_err(Failure::Usage)?;
     let gateway = Gateway::connect(&target, &Access::default(), SETTLE).await?;
     let deadline = time::Instant::now() + SETTLE;
     loop {
@@ -209,8 +221,19 @@ async fn settled_models(plan: &Plan) -> Result<Vec<String>, Failure> {
 }
 
 fn announce(plan: &Plan, models: &[String]) -> Result<(), Failure> {
-    let (address, admin) = (ports::reachable(plan.listen), ports::reachable(plan.admin));
+    let gateways: Vec<_> = plan
+        .gateways
+        .iter()
+        .map(|gateway| (&gateway.id, ports::reachable(gateway.listen), ports::reachable(gateway.admin)))
+        .collect();
     if plan.json {
+        let (_, address, admin) = gateways[0];
+        let all: Vec<_> = gateways
+            .iter()
+            .map(|(id, address, admin)| {
+                json!({ "id": id, "address": address.to_string(), "admin": admin.to_string() })
+            })
+            .collect();
         let workers: Vec<_> = plan
             .workers
             .iter()
@@ -219,17 +242,22 @@ fn announce(plan: &Plan, models: &[String]) -> Result<(), Failure> {
         return print::json(&json!({
             "address": address.to_string(),
             "admin": admin.to_string(),
+            "gateways": all,
             "workers": workers,
             "models": models,
             "etcd": plan.etcd_url(),
+            "store": plan.store,
         }));
     }
     print::line(format_args!("Beige is ready and serves {}.", models.join(", ")))?;
-    print::line(format_args!("  gRPC      {address}"))?;
-    print::line(format_args!("  gateway   http://{admin} (livez, readyz, metrics)"))?;
+    for (id, address, admin) in &gateways {
+        print::line(format_args!("  gRPC      {address}"))?;
+        print::line(format_args!("  {id:<9} http://{admin} (livez, readyz, metrics)"))?;
+    }
     for worker in &plan.workers {
         print::line(format_args!("  {:<9} http://{}", worker.id, worker.admin))?;
     }
     print::line(format_args!("  etcd      {}", plan.etcd_url()))?;
+    print::line(format_args!("  store     {}", plan.store))?;
     print::line("Ctrl-C drains and stops all of it.")
 }

@@ -1,10 +1,10 @@
 //! Everything decided before the first process starts: programs, models, ports, command lines.
 
 use std::ffi::OsString;
-use std::fs::Permissions;
+use std::fs::{self, DirBuilder};
 use std::net::SocketAddr;
 use std::num::NonZero;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
@@ -31,11 +31,13 @@ pub(crate) struct Plan {
     programs: Programs,
     pub(crate) models: Vec<ModelSpec>,
     pub(crate) workers: Vec<WorkerPlan>,
-    pub(crate) listen: SocketAddr,
-    pub(crate) admin: SocketAddr,
+    /// The first is where `--listen` and `--admin` say.
+    pub(crate) gateways: Vec<GatewayPlan>,
     etcd_client: SocketAddr,
     etcd_peer: SocketAddr,
     data: Data,
+    /// The checkpoint store.
+    pub(crate) store: String,
     dtype: Dtype,
     threads: usize,
     log_format: LogFormat,
@@ -50,7 +52,14 @@ pub(crate) struct WorkerPlan {
     device: String,
 }
 
-/// Where etcd keeps its data.
+/// One gateway.
+pub(crate) struct GatewayPlan {
+    pub(crate) id: String,
+    pub(crate) listen: SocketAddr,
+    pub(crate) admin: SocketAddr,
+}
+
+/// Where the cluster keeps its data: etcd's, published checkpoints, and the workers' cache of them.
 enum Data {
     /// Removed when the plan is dropped.
     Temporary(TempDir),
@@ -84,6 +93,17 @@ impl Programs {
     }
 }
 
+impl Data {
+    /// One of its parts: a directory for etcd, for the store or for the cache.
+    fn part(&self, name: &str) -> PathBuf {
+        let root = match self {
+            Self::Temporary(directory) => directory.path(),
+            Self::Kept(directory) => directory,
+        };
+        root.join(name)
+    }
+}
+
 impl Plan {
     /// Checks everything that can be checked before a process starts.
     pub(crate) fn from_args(args: &UpArgs) -> Result<Self, Failure> {
@@ -96,16 +116,21 @@ impl Plan {
                 Ok(WorkerPlan { id: format!("worker-{number}"), admin: reserve()?, device })
             })
             .collect::<Result<Vec<_>, Failure>>()?;
+        let data = data(args.data.clone())?;
+        let store = match &args.store {
+            Some(store) => store.clone(),
+            None => format!("file://{}", data.part("store").display()),
+        };
         Ok(Self {
             programs,
             models,
+            gateways: gateways(args)?,
+            store,
             threads: args.threads.map_or_else(|| share_of_cores(workers.len()), usize::from),
             workers,
-            listen: ports::check(args.listen, "--listen")?,
-            admin: ports::check(args.admin, "--admin")?,
             etcd_client: reserve()?,
             etcd_peer: reserve()?,
-            data: data(args.data.clone())?,
+            data,
             dtype: args.dtype,
             log_format: args.log_format,
             grace: Duration::from_secs(args.grace),
@@ -121,10 +146,6 @@ impl Plan {
     /// etcd, a cluster of one.
     pub(crate) fn etcd(&self) -> Program {
         let (client, peer) = (self.etcd_url(), format!("http://{}", self.etcd_peer));
-        let data = match &self.data {
-            Data::Temporary(directory) => directory.path(),
-            Data::Kept(directory) => directory,
-        };
         let mut args = flags(&[
             ("name", "local"),
             ("listen-client-urls", &client),
@@ -140,7 +161,7 @@ impl Plan {
             ("logger", "zap"),
             ("log-level", "warn"),
         ]);
-        args.extend(["--data-dir".into(), data.into()]);
+        args.extend(["--data-dir".into(), self.data.part("etcd").into()]);
         let path = match &self.programs.setpriv {
             None => self.programs.etcd.clone(),
             Some(setpriv) => {
@@ -154,24 +175,21 @@ impl Plan {
         Program { name: "etcd".to_owned(), path, args, health, leash: Leash::Signal }
     }
 
-    /// The gateway.
-    pub(crate) fn gateway(&self) -> Program {
+    /// Gateway number `number`.
+    pub(crate) fn gateway(&self, number: usize) -> Program {
+        let GatewayPlan { id, listen, admin } = &self.gateways[number];
         let mut args = flags(&[
+            ("id", id),
             ("etcd", &self.etcd_url()),
             ("cluster", CLUSTER),
-            ("listen", &self.listen.to_string()),
-            ("admin", &self.admin.to_string()),
+            ("listen", &listen.to_string()),
+            ("admin", &admin.to_string()),
+            ("store", &self.store),
             ("log-format", &flag_value(&self.log_format)),
         ]);
         args.push("--exit-on-stdin-eof".into());
-        let health = (ports::reachable(self.admin), "/readyz");
-        Program {
-            name: "gateway".to_owned(),
-            path: self.programs.gateway.clone(),
-            args,
-            health,
-            leash: Leash::Stdin,
-        }
+        let health = (ports::reachable(*admin), "/readyz");
+        Program { name: id.clone(), path: self.programs.gateway.clone(), args, health, leash: Leash::Stdin }
     }
 
     /// Worker number `number`.
@@ -186,8 +204,10 @@ impl Plan {
             ("device", &worker.device),
             ("dtype", &flag_value(&self.dtype)),
             ("threads", &self.threads.to_string()),
+            ("store", &self.store),
             ("log-format", &flag_value(&self.log_format)),
         ]);
+        args.extend(["--cache".into(), self.data.part("cache").into()]);
         args.extend(self.models.iter().flat_map(|model| ["--model".into(), model.to_flag().into()]));
         args.push("--exit-on-stdin-eof".into());
         let health = (worker.admin, "/readyz");
@@ -243,14 +263,37 @@ fn default_model() -> Result<ModelSpec, Failure> {
     Ok(ModelSpec { name, directory, options: String::new() })
 }
 
-fn data(kept: Option<PathBuf>) -> Result<Data, Failure> {
-    if let Some(directory) = kept {
-        return Ok(Data::Kept(directory));
+/// The first gateway where it is asked for, the others where there is room.
+fn gateways(args: &UpArgs) -> Result<Vec<GatewayPlan>, Failure> {
+    let reserve = || ports::reserve().context("cannot reserve a port");
+    let first = GatewayPlan {
+        id: "gateway".to_owned(),
+        listen: ports::check(args.listen, "--listen")?,
+        admin: ports::check(args.admin, "--admin")?,
+    };
+    let mut gateways = vec![first];
+    for number in 1..args.gateways {
+        let listen = SocketAddr::new(args.listen.ip(), reserve()?.port());
+        gateways.push(GatewayPlan { id: format!("gateway-{number}"), listen, admin: reserve()? });
     }
-    // etcd warns of a directory that others may read.
-    let private = Permissions::from_mode(0o700);
-    let directory = tempfile::Builder::new().prefix("beige-etcd-").permissions(private).tempdir();
-    Ok(Data::Temporary(directory.context("cannot make a temporary directory")?))
+    Ok(gateways)
+}
+
+fn data(kept: Option<PathBuf>) -> Result<Data, Failure> {
+    let data = if let Some(directory) = kept {
+        let made = fs::create_dir_all(&directory).and_then(|()| directory.canonicalize());
+        Data::Kept(made.with_context(|| format!("cannot keep data in {}", directory.display()))?)
+    } else {
+        let directory = tempfile::Builder::new().prefix("beige-up-").tempdir();
+        Data::Temporary(directory.context("cannot make a temporary directory")?)
+    };
+    for part in ["etcd", "store", "cache"] {
+        let directory = data.part(part);
+        // etcd warns of a directory that others may read.
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&directory);
+        made.with_context(|| format!("cannot make the directory {}", directory.display()))?;
+    }
+    Ok(data)
 }
 
 /// Threads of each worker such that all of them together use each core once.

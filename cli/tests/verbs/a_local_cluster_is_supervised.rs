@@ -215,8 +215,29 @@ fn data_that_is_kept_is_found_again() {
         let up = scene.up(&["--data", data.to_str().unwrap()]);
         up.send("TERM");
         assert_eq!(up.end().code, Some(0));
-        assert!(data.join("member/wal").is_dir());
+        assert!(data.join("etcd/member/wal").is_dir());
     }
+}
+
+#[test]
+fn gateways_and_workers_share_a_store() {
+    let scene = Scene::new();
+    let data = scene.path("data");
+    let up = scene.up(&["--data", data.to_str().unwrap(), "--gateways", "2", "--workers", "1"]);
+    let store = format!("file://{}", data.canonicalize().unwrap().join("store").display());
+    assert_eq!(up.ready["store"], json!(store));
+    let gateways = up.ready["gateways"].as_array().unwrap();
+    assert_eq!(gateways.len(), 2, "{gateways:?}");
+    assert_eq!(gateways[0]["address"], up.ready["address"]);
+    assert_ne!(gateways[0]["address"], gateways[1]["address"]);
+    let started: Vec<_> = scene.events().into_iter().filter(|event| event[0] == "started").collect();
+    for name in ["gateway", "gateway-1", "worker-0"] {
+        let line = started.iter().find(|event| event[1] == name).unwrap().join(" ");
+        assert!(line.contains(&format!("--store {store}")), "{line}");
+        assert_eq!(line.contains("--cache "), name == "worker-0", "{line}");
+    }
+    up.send("TERM");
+    assert_eq!(up.end().code, Some(0));
 }
 
 #[test]
