@@ -55,11 +55,12 @@ test-stores: setup ## run the tests of the checkpoint store against MinIO and fa
 	@scripts/setup --quiet --only minio,fake-gcs
 	PATH="$(cache)/bin:$$PATH" cargo test --locked -p store --features servers --test behaviour
 
-test-swaps: setup ## run the scenarios of swaps on real processes; some fail still, see docs/hot-swap.md
-	cargo test --locked -p tests --features scenarios --test swaps --no-fail-fast
+test-swaps: setup ## run the scenarios of swaps on real processes alone
+	cargo test --locked --workspace --test swaps --no-fail-fast
 
 soak: setup ## swap checkpoints under load, SWAPS times or for MINUTES, and say whether anybody noticed
-	cargo run --locked --release -p tests --example soak -- --swaps $(SWAPS) --minutes $(MINUTES)
+	cargo build $(services) -p tests --bins --examples
+	target/release/examples/soak --swaps $(SWAPS) --minutes $(MINUTES)
 
 bench: setup ## measure Beige beside its peers on this machine
 	cargo build $(services) -p model -p bench --bins --examples

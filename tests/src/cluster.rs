@@ -54,6 +54,8 @@ pub struct Cluster {
     pub workers: Vec<Process>,
     plan: Plan,
     started: usize,
+    /// Workers that were ever started: of two with one name neither would keep its place.
+    hired: usize,
     dir: TempDir,
 }
 
@@ -67,7 +69,7 @@ impl Cluster {
     pub async fn of(plan: Plan) -> Self {
         let (etcd, dir) = (EtcdServer::start().await, TempDir::with_prefix("beige-cluster-").unwrap());
         let (gateways, workers) = (plan.gateways, plan.workers);
-        let mut cluster = Self { etcd, gateways: vec![], workers: vec![], plan, started: 0, dir };
+        let mut cluster = Self { etcd, gateways: vec![], workers: vec![], plan, started: 0, hired: 0, dir };
         for _ in 0..gateways {
             let gateway = cluster.another_gateway(&[]).await;
             cluster.gateways.push(gateway);
@@ -110,7 +112,8 @@ impl Cluster {
 
     /// Starts one more worker, that finds etcd at `etcd` and has the directories of `models`.
     pub async fn worker_through(&mut self, etcd: &str, models: &[String], flags: &[&str]) {
-        let id = format!("worker-{}", self.workers.len());
+        let id = format!("worker-{}", self.hired);
+        self.hired += 1;
         let mut arguments = vec!["--id", &id, "--etcd", etcd, "--device", "cpu", "--threads", "1"];
         // As golden vectors were made: a processor may be quicker in bf16.
         arguments.extend(["--dtype", "f32", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);

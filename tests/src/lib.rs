@@ -38,7 +38,7 @@ pub use operator::{Operator, is_decided};
 pub use process::{Process, program};
 pub use proxy::{Fault, Proxy};
 pub use stage::{Scene, Stage};
-pub use variants::{Distance, deep_variant, variant};
+pub use variants::{Distance, deep_variant, heavy_variant, variant};
 
 /// How long a noisy machine may take over what should be done in a second.
 pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -70,6 +70,13 @@ impl Process {
         self.child.try_wait().unwrap().is_none()
     }
 
+    /// Bytes of memory that it takes up now.
+    pub fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
+
     /// What it has logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
@@ -110,13 +117,17 @@ pub fn program(binary: &str) -> PathBuf {
     BUILT.get_or_init(build).join(binary)
 }
 
-/// Builds what `cargo test --workspace` builds, in the same way: there nothing is left to do.
+/// Builds what `cargo test --workspace` builds, or for a program of this crate what `make soak` and `bench/swaps` build, in
+/// the same way: there nothing is left to do.
 fn build() -> PathBuf {
     let mut command = Command::new(env!("CARGO"));
-    command.args(["test", "--workspace", "--no-run", "--locked", "--quiet"]);
-    if !cfg!(debug_assertions) {
-        command.arg("--release");
+    if cfg!(debug_assertions) {
+        command.args(["test", "--workspace", "--no-run"]);
+    } else {
+        command.args(["build", "--release", "-p", "cli", "-p", "gateway", "-p", "worker", "-p", "tests"]);
+        command.args(["--bins", "--examples"]);
     }
+    command.args(["--locked", "--quiet"]);
     // What cargo tells a test about itself is none of the build's business: some build scripts look at it, and would
     // have everything built anew.
     for (name, _) in std::env::vars_os() {

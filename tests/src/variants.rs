@@ -63,11 +63,50 @@ pub fn deep_variant(layers: usize, parent: &Path) -> PathBuf {
             tensors.extend(copies);
         }
     });
+    edit_config(&dir, |fields| fields["num_hidden_layers"] = json!(layers));
+    dir
+}
+
+fn edit_config(dir: &Path, edit: impl FnOnce(&mut Value)) {
     let config = dir.join("config.json");
     let mut fields: Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
-    fields["num_hidden_layers"] = json!(layers);
+    edit(&mut fields);
     fs::write(&config, fields.to_string()).unwrap();
+}
+
+/// Writes into `parent` a checkpoint as the carried `bert-cls` would be if it were 1,024 wide: 250 MB of random weights, so
+/// that two of them are felt by a memory.
+pub fn heavy_variant(parent: &Path) -> PathBuf {
+    let wide = |size: usize| match size {
+        48 => 1_024,
+        96 => 8_192,
+        other => other,
+    };
+    let dir = parent.join("heavy");
+    copy_files(Path::new(&checkpoint("bert-cls")), &dir);
+    rewrite(&dir, |tensors| {
+        tensors.retain(|tensor| tensor.dtype == safetensors::Dtype::F32);
+        for (number, tensor) in tensors.iter_mut().enumerate() {
+            tensor.shape = tensor.shape.iter().map(|size| wide(*size)).collect();
+            let is_scale = tensor.name.ends_with("LayerNorm.weight");
+            let numbers = 0..tensor.shape.iter().product::<usize>() as u64;
+            let draw = |i| if is_scale { 1.0 } else { small(mix((number as u64) << 32 | i)) };
+            tensor.data = numbers.flat_map(|i| draw(i).to_le_bytes()).collect();
+        }
+    });
+    edit_config(&dir, |fields| {
+        for size in ["hidden_size", "intermediate_size"] {
+            let small = fields[size].as_u64().unwrap();
+            fields[size] = json!(wide(usize::try_from(small).unwrap()));
+        }
+    });
     dir
+}
+
+/// A number about as large as weights are at their start.
+#[allow(clippy::cast_precision_loss, reason = "any small number")]
+fn small(bits: u64) -> f32 {
+    ((bits >> 40) as f32 / (1_u64 << 24) as f32 - 0.5) * 0.1
 }
 
 #[derive(Clone)]

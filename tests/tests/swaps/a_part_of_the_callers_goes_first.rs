@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use proto::v1::{CanaryPlan, SwapPlan, SwapState};
-use tests::Stage;
 use tests::history::{Digest, Note, Record};
+use tests::{Stage, is_decided};
 
-use crate::support::{MODEL, plan, stage};
+use crate::support::{MODEL, SLOW, plan, stage};
 
 /// Begins a swap to `i` with half of the callers; the epoch since.
 async fn begin(stage: &mut Stage, i: usize, plan: SwapPlan) -> u64 {
@@ -63,6 +63,22 @@ async fn shadowed_calls_are_compared_and_answered_by_the_old_checkpoint() {
     assert!(comparison.cosine_mean >= comparison.cosine_min, "{comparison:?}");
     assert!(comparison.rank_correlation_mean > 0.5, "{comparison:?}");
     assert!(comparison.latency_ratio > 0.0, "{comparison:?}");
+    stage.calls(100).await;
+    stage.flawless().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_canary_that_is_too_slow_is_taken_back() {
+    let mut stage = stage(plan(2)).await;
+    stage.publish(SLOW, "").await;
+    // Nobody would wait for the end of this.
+    let canary = CanaryPlan { per_mille: 500, hold_seconds: Some(3_600), ..CanaryPlan::default() };
+    let plan = SwapPlan { canary: Some(canary), new_space: true, ..SwapPlan::default() };
+    begin(&mut stage, SLOW, plan).await;
+    let swap = stage.until(|swap| is_decided(swap.state())).await;
+    assert_eq!(swap.state(), SwapState::RolledBack, "{swap:#?}");
+    assert!(swap.reason.contains("ms on the new checkpoint"), "{swap:#?}");
+    stage.tell(&swap).await;
     stage.calls(100).await;
     stage.flawless().await;
 }

@@ -28,6 +28,24 @@ async fn etcd_that_dies_about_the_commit_leaves_it_done_or_undone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_swap_that_etcd_leaves_in_the_middle_goes_on_when_it_is_back() {
+    let mut stage = stage(plan(2)).await;
+    for (turn, state) in [SwapState::Preparing, SwapState::Trial].into_iter().enumerate() {
+        let plan = SwapPlan { shadow_per_mille: 200, shadow_seconds: Some(3), ..SwapPlan::default() };
+        stage.promote(turn + 1, plan).await;
+        stage.until(|swap| swap.state() as i32 >= state as i32).await;
+        stage.cluster.etcd.kill();
+        // Longer than any lease: the leader's, the gateways' and the workers' are gone when it is back.
+        time::sleep(Duration::from_secs(12)).await;
+        stage.calls(100).await;
+        stage.cluster.etcd.restart().await;
+        stage.committed().await;
+        stage.calls(100).await;
+    }
+    stage.flawless().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_that_starts_anew_means_what_it_meant() {
     let mut stage = stage(plan(2)).await;
     stage.swap_to(1).await;

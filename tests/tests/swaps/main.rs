@@ -10,6 +10,7 @@ mod checkpoints_are_told_apart;
 mod etcd_fails;
 mod gateways_fail;
 mod many_in_a_row;
+mod memory_is_short;
 mod support;
 mod the_store_fails;
 mod workers_come_and_go;

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tests::history::{Book, Load};
-use tests::{Distance, Plan, Scene, Stage, checkpoint, variant};
+use tests::{Distance, Plan, Scene, Stage, checkpoint, deep_variant, variant};
 use tokio::sync::OnceCell;
 
 /// The name that is moved about.
@@ -13,6 +13,9 @@ pub(crate) const MODEL: &str = "bert-cls";
 
 /// Checkpoints that share an index space and are published: the first is what workers are started with.
 pub(crate) const KIN: usize = 4;
+
+/// The place of a checkpoint that answers, and much more slowly. It is not published.
+pub(crate) const SLOW: usize = KIN;
 
 /// Two gateways and so many workers.
 pub(crate) fn plan(workers: usize) -> Plan {
@@ -37,7 +40,8 @@ fn checkpoints() -> Vec<PathBuf> {
         let (first, dir) = (PathBuf::from(checkpoint(MODEL)), Path::new(env!("CARGO_TARGET_TMPDIR")));
         let kin = (1..KIN as u64).map(|number| variant(&first, number, Distance::Kin, dir));
         let kin: Vec<_> = kin.collect();
-        [vec![first], kin].concat()
+        let slow = deep_variant(120, dir);
+        [vec![first], kin, vec![slow]].concat()
     };
     DIR.get_or_init(write).clone()
 }
