@@ -138,11 +138,8 @@ impl<'a> Model<'a> {
     /// Whether `digest` is what the name meant before, and is to go soon or could not be held beside what it means now.
     fn is_past(&self, digest: &str) -> bool {
         let is_prev = self.alias.is_some_and(|alias| alias.prev.as_deref() == Some(digest));
-        let is_to_go = self.swap.is_some_and(|swap| {
-            let before_another = swap.state == SwapState::Requested && swap.to != digest;
-            swap.mode == SwapMode::Waves || swap.retire_requested || before_another
-        });
-        is_prev && is_to_go
+        // Not at some time to come: workers go by no clock.
+        is_prev && self.swap.is_some_and(|swap| swap.lets_go_from(digest) == Some(0))
     }
 
     fn is_refused(&self, digest: &str, swap_id: Option<&str>, worker: &Worker) -> bool {
@@ -260,8 +257,21 @@ mod tests {
         check(&view, &["d"], &["p"], false);
         alias(&mut view).prev = Some("e".into());
         check(&view, &["d", "e"], &[], false);
-        view.swaps.get_mut("m").unwrap().retire_requested = true;
-        check(&view, &["d"], &["e"], false);
+
+        let mut retiring = swapping(SwapState::Aborted);
+        alias(&mut retiring).prev = Some("c".into());
+        check(&retiring, &["d", "c"], &[], false);
+        retiring.swaps.get_mut("m").unwrap().retire_requested = true;
+        check(&retiring, &["d"], &["c"], false);
+    }
+
+    #[test]
+    fn in_waves_back_to_what_was_before_it_is_loaded() {
+        let mut view = waves(SwapState::Preparing, &["a"]);
+        alias(&mut view).prev = Some("e".into());
+        check(&view, &["e"], &[], true);
+        view.swaps.get_mut("m").unwrap().state = SwapState::Aborted;
+        check(&view, &["d"], &["e"], true);
     }
 
     #[test]

@@ -290,7 +290,7 @@ impl Swap {
     }
 
     /// From when on `before`, which the name meant before, is to be let go as soon as no call is left on it, in
-    /// milliseconds since 1970; none where it is to stay.
+    /// milliseconds since 1970; none where it is to stay. The leader, the workers and the gateways go by this alone.
     #[must_use]
     pub fn lets_go_from(&self, before: &str) -> Option<u64> {
         let since = self.committed_unix_ms.unwrap_or(self.requested_unix_ms);
@@ -299,10 +299,14 @@ impl Swap {
         match self.state {
             // Before a next checkpoint is loaded, one goes.
             SwapState::Requested => (self.to != before).then_some(0),
-            // In waves the others can load the new checkpoint only when the old one is gone.
-            SwapState::Committed if self.mode == SwapMode::Waves => Some(0),
-            SwapState::Committed => by_hand.or(planned),
             SwapState::Preparing | SwapState::Trial => None,
+            // After waves, however they ended, whoever lacks what the name means loads it only when the other is gone.
+            SwapState::Committed | SwapState::Retired | SwapState::Aborted | SwapState::RolledBack
+                if self.mode == SwapMode::Waves =>
+            {
+                Some(0)
+            }
+            SwapState::Committed => by_hand.or(planned),
             SwapState::Retired | SwapState::Aborted | SwapState::RolledBack => by_hand,
         }
     }
@@ -355,6 +359,26 @@ mod tests {
         let text = String::from_utf8(encode(&swap())).unwrap();
         let text = text.replace(r#""wave":[]"#, r#""wave":["a/b"]"#);
         assert!(decode::<Swap>(text.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn what_was_before_goes_by_one_rule() {
+        let check = |state, mode, before, expected| {
+            let swap = Swap { state, mode, ..swap() };
+            assert_eq!(swap.lets_go_from(before), expected, "{state:?} {mode:?} {before}");
+        };
+        check(SwapState::Requested, SwapMode::Beside, "c", Some(0));
+        check(SwapState::Requested, SwapMode::Beside, "e", None);
+        for mode in [SwapMode::Beside, SwapMode::Waves] {
+            check(SwapState::Preparing, mode, "e", None);
+            check(SwapState::Trial, mode, "e", None);
+        }
+        for state in [SwapState::Committed, SwapState::Retired, SwapState::Aborted, SwapState::RolledBack] {
+            check(state, SwapMode::Beside, "d", None);
+            check(state, SwapMode::Waves, "d", Some(0));
+            let by_hand = Swap { state, retire_requested: true, ..swap() };
+            assert_eq!(by_hand.lets_go_from("d"), Some(0));
+        }
     }
 
     #[test]

@@ -140,6 +140,9 @@ pub(crate) fn retire(standing: &Standing<'_>, digest: Option<&str>, now: u64) ->
         Some(digest) if digest != before => return Err(Refused::NotBefore(digest.to_owned())),
         Some(_) | None => {}
     }
+    if swap.state.is_open() && swap.to == before {
+        return Err(Refused::InUse(before.to_owned()));
+    }
     if swap.retire_requested {
         return Ok(Asking::UnderWay(Box::new(swap.clone())));
     }
@@ -273,5 +276,7 @@ mod tests {
         assert!(matches!(asked(&e, None), Ok(Asking::Write(_, swap)) if swap.retire_requested));
         assert_eq!(asked(&e, Some("x")), Err(Refused::NotBefore("x".into())));
         assert_eq!(asked(&d, None), Err(Refused::NothingBefore));
+        let back = Swap { to: "d".into(), ..swap(SwapState::Preparing) };
+        assert_eq!(retire(&standing(&e, Some(&back)), None, 1), Err(Refused::InUse("d".into())));
     }
 }
