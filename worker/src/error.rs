@@ -26,7 +26,7 @@ pub enum CallError {
         /// The checkpoint that was.
         digest: String,
         /// What the name means, as far as it is known here.
-        alias: Option<AliasSeen>,
+        alias: Option<Box<AliasSeen>>,
     },
     /// Come back later, or ask another worker.
     #[error(transparent)]

@@ -113,7 +113,7 @@ impl Service {
     fn informed<T>(&self, parsed: Result<T, CallError>) -> Result<T, CallError> {
         parsed.map_err(|mut error| {
             if let CallError::NotLoaded { model, digest: _, alias } = &mut error {
-                *alias = self.alias(model);
+                *alias = self.alias(model).map(Box::new);
             }
             error
         })

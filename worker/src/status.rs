@@ -25,7 +25,7 @@ impl From<CallError> for Status {
         match error {
             CallError::Invalid(invalid) => named(invalid),
             CallError::NotLoaded { model: _, digest: _, alias } => {
-                let about = alias.map(about).unwrap_or_default();
+                let about = alias.map(|alias| about(*alias)).unwrap_or_default();
                 let details = ErrorDetails::with_error_info(NOT_LOADED.0, NOT_LOADED.1, about);
                 Self::with_error_details(Code::FailedPrecondition, text, details)
             }
@@ -117,7 +117,7 @@ mod tests {
 
         let canary = CanarySeen { digest: "new".into(), per_mille: 50, salt: "s".into() };
         let alias = AliasSeen { model: "m".into(), digest: "def".into(), epoch: 7, canary: Some(canary) };
-        let info = Status::from(not_loaded(Some(alias))).get_details_error_info().unwrap();
+        let info = Status::from(not_loaded(Some(Box::new(alias)))).get_details_error_info().unwrap();
         assert_eq!((&*info.metadata["digest"], &*info.metadata["epoch"]), ("def", "7"));
         let said = ["canary_digest", "canary_per_mille", "canary_salt"].map(|key| &*info.metadata[key]);
         assert_eq!(said, ["new", "50", "s"]);
