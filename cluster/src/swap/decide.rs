@@ -9,7 +9,7 @@ use super::release::{SwapSettings, released};
 use super::step::Standing;
 use super::trial::{Verdict, judge};
 use crate::name::Name;
-use crate::record::{Alias, Comparison, Swap, SwapState};
+use crate::record::{Alias, Comparison, Swap, SwapMode, SwapState};
 use crate::view::View;
 
 /// The next move of each model of `view` that has one, and how the model stands.
@@ -95,8 +95,7 @@ impl<'v> Case<'v, '_> {
 
     fn prepare(&self, swap: &Swap) -> Move {
         let fleet = Fleet::of(self.view, &self.standing.model, swap);
-        let three_quarters = count((3 * fleet.served_by()).div_ceil(4).max(1));
-        let min_ready = swap.plan.min_ready.unwrap_or(three_quarters);
+        let min_ready = swap.plan.min_ready.unwrap_or_else(|| three_quarters(&fleet));
         Move::prepare(swap, (count(fleet.size()), min_ready), self.now.unix_ms)
     }
 
@@ -106,6 +105,7 @@ impl<'v> Case<'v, '_> {
             return Some(Move::abort(swap, "the name was moved meanwhile", self.now.unix_ms));
         }
         let fleet = Fleet::of(self.view, &self.standing.model, swap);
+        let swap = &Swap { min_ready: wanted(swap, &fleet), ..swap.clone() };
         let enough = count(fleet.ready.len()) >= swap.min_ready;
         if !fleet.short_of_memory().is_empty() {
             match self.waves(swap, &fleet) {
@@ -170,7 +170,9 @@ impl<'v> Case<'v, '_> {
     /// Ends the trial when it has shown enough.
     fn trial(&self, swap: &Swap) -> Option<Move> {
         let sample = self.memory.sample(self.model());
-        let tried = Swap { comparison: Some(Comparison::from(&sample)), ..swap.clone() };
+        let fleet = Fleet::of(self.view, &self.standing.model, swap);
+        let (comparison, min_ready) = (Some(Comparison::from(&sample)), wanted(swap, &fleet));
+        let tried = Swap { min_ready, comparison, ..swap.clone() };
         let end = |reason: &str| Some(Move::end_trial(self.standing.alias, &tried, reason, self.now.unix_ms));
         if self.is_overtaken(swap) {
             return end("the name was moved meanwhile");
@@ -180,8 +182,7 @@ impl<'v> Case<'v, '_> {
             Verdict::GoOn => None,
             Verdict::Against(fault) => end(&fault.to_string()),
             Verdict::For => {
-                let fleet = Fleet::of(self.view, &self.standing.model, swap);
-                if count(fleet.ready.len()) >= swap.min_ready {
+                if count(fleet.ready.len()) >= min_ready {
                     return Some(Move::commit(self.standing.alias, &tried, &fleet, self.now.unix_ms));
                 }
                 let too_few = || end("too few workers were still ready at its end");
@@ -249,6 +250,20 @@ impl<'v> Case<'v, '_> {
     fn quiet(&self) -> (&Memory, Moment, SwapSettings) {
         (self.memory, self.now, self.settings)
     }
+}
+
+/// How many must be ready where nobody said: three quarters of those that serve the name, rounded up.
+fn three_quarters(fleet: &Fleet<'_>) -> u32 {
+    count((3 * fleet.served_by()).div_ceil(4).max(1))
+}
+
+/// How many must be ready by now. Where nobody said, those that died since it was counted are not waited for, down to half
+/// of what was counted: a fleet that shrinks goes on, and one that is lost from sight does not.
+fn wanted(swap: &Swap, fleet: &Fleet<'_>) -> u32 {
+    if swap.plan.min_ready.is_some() || swap.mode == SwapMode::Waves {
+        return swap.min_ready;
+    }
+    swap.min_ready.min(three_quarters(fleet).max(swap.min_ready.div_ceil(2)))
 }
 
 #[cfg(test)]
@@ -413,5 +428,20 @@ mod tests {
         check(&view, 1, "c is let go");
         view.overtaken.insert("m".into(), None);
         check(&view, 1, "");
+    }
+
+    #[test]
+    fn who_died_is_not_waited_for_unless_somebody_said_how_many() {
+        let of_three = |workers: &[&str], min_ready| {
+            let view = swapping(SwapState::Preparing, workers, workers);
+            change(view, |swap, _| {
+                swap.min_ready = 3;
+                swap.plan.min_ready = min_ready;
+            })
+        };
+        check(&of_three(&["a", "b", "c"], None), 100, "committed at epoch 2, with 3 workers ready");
+        check(&of_three(&["a", "b"], None), 100, "committed at epoch 2, with 2 workers ready");
+        check(&of_three(&["a"], None), 100, "");
+        check(&of_three(&["a", "b"], Some(3)), 100, "");
     }
 }
