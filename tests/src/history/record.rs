@@ -195,9 +195,15 @@ impl Record {
 
     /// Sums over the calls sent within `window`.
     pub fn summary(&self, window: Range<u64>) -> Summary {
+        self.summary_over(&[window])
+    }
+
+    /// As [`Record::summary`], of calls sent in any of `windows`.
+    pub fn summary_over(&self, windows: &[Range<u64>]) -> Summary {
         let mut summary = Summary::default();
         let mut latencies = Vec::new();
-        for entry in self.entries.iter().filter(|entry| window.contains(&entry.sent)) {
+        let is_in = |entry: &&Entry| windows.iter().any(|window| window.contains(&entry.sent));
+        for entry in self.entries.iter().filter(is_in) {
             summary.calls += 1;
             match &entry.result {
                 Ok(answer) => *summary.digests.entry(answer.digest.clone()).or_default() += 1,
