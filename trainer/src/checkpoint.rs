@@ -20,8 +20,17 @@ const MOMENTS: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
 const MANIFEST: &str = "manifest.json";
 
+/// The best model so far.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// After how many optimiser steps.
+    pub step: u64,
+    /// By the job's metric.
+    pub metric: f64,
+}
+
 /// Where a run stands.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {
     /// Optimiser steps taken.
     pub step: u64,
@@ -29,6 +38,9 @@ pub struct State {
     pub micro_step: u64,
     /// Of each rank's data.
     pub positions: Vec<Position>,
+    /// The best of the models that were evaluated.
+    #[serde(default)]
+    pub best: Option<Best>,
 }
 
 /// The checkpoints of a run.
@@ -39,7 +51,7 @@ pub struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// Those below `dir`, of which the newest `kept` are kept.
+    /// Those below `dir`, of which the newest `kept` are kept, and the best.
     #[must_use]
     pub fn below(dir: &Path, kept: usize) -> Self {
         Self { dir: dir.to_owned(), kept: kept.max(1) }
@@ -88,7 +100,7 @@ impl Checkpoints {
         let hashed = hashed.map_err(|(path, source)| TrainError::io(&path, source))?;
         write(&staged.join(MANIFEST), &json(&hashed))?;
         place(&staged, &self.path(state.step))?;
-        self.forget_old()
+        self.forget_old(state.best.map(|best| best.step))
     }
 
     /// Reads the state of a step, and the optimiser's moments into `optimizer`.
@@ -127,12 +139,10 @@ impl Checkpoints {
         Ok(steps)
     }
 
-    fn forget_old(&self) -> Result<(), TrainError> {
+    fn forget_old(&self, best: Option<u64>) -> Result<(), TrainError> {
         let steps = self.steps()?;
-        for &step in &steps[..steps.len().saturating_sub(self.kept)] {
-            clear(&self.path(step))?;
-        }
-        Ok(())
+        let old = &steps[..steps.len().saturating_sub(self.kept)];
+        old.iter().filter(|step| Some(**step) != best).try_for_each(|step| clear(&self.path(*step)))
     }
 }
 

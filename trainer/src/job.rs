@@ -1,5 +1,7 @@
 //! What a rank is told to do, by `FlagEmbedding`'s names and with its defaults.
 
+mod evaluation;
+
 use std::path::{Path, PathBuf};
 
 use model::Pooling;
@@ -9,6 +11,8 @@ use crate::error::TrainError;
 use crate::loss::{Contrast, Distillation, GradientScale, Negatives};
 use crate::optimizer;
 use crate::schedule::Shape;
+
+pub use evaluation::EvaluationData;
 
 /// A fine-tuning job.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -146,9 +150,22 @@ pub struct Job {
     /// Optimiser steps between checkpoints.
     #[serde(default = "Job::save")]
     pub save_steps: u64,
-    /// Checkpoints that are kept.
+    /// Checkpoints that are kept, beside the best one.
     #[serde(default = "Job::kept")]
     pub save_total_limit: usize,
+    /// What the model is evaluated on, before the first step and after the last.
+    #[serde(default)]
+    pub evaluation: Option<EvaluationData>,
+    /// Optimiser steps between evaluations; without it there are the first and the last.
+    #[serde(default)]
+    pub eval_steps: Option<u64>,
+    /// The metric by which one model is better than another: `ndcg_at_10`, `mrr_at_10`, `recall_at_10`, `recall_at_100`,
+    /// `map_at_100` or `spearman`.
+    #[serde(default = "Job::metric")]
+    pub metric_for_best_model: String,
+    /// Whether the finished model is the best that was evaluated, and not the last.
+    #[serde(default)]
+    pub load_best_model_at_end: bool,
 }
 
 /// What is trained.
@@ -187,15 +204,10 @@ impl Job {
     /// Everything that is wrong with it, a sentence each that begins with the field.
     #[must_use]
     pub fn faults(&self) -> Vec<String> {
-        let positive =
-            |field: &str, value: usize| (value == 0).then(|| format!("{field} is 0, at least 1 is wanted"));
         let within = |field: &str, value: f64, range: std::ops::Range<f64>| {
             let wanted =
                 format!("{field} is {value}, wanted is a number from {} below {}", range.start, range.end);
             (!range.contains(&value)).then_some(wanted)
-        };
-        let only_for = |field: &str, given: bool, wanted: &str, there: bool| {
-            (given && !there).then(|| format!("{field} is only for {wanted}"))
         };
         let embeds = self.kind == Kind::Embedder;
         let unified = self.unified_finetuning;
@@ -231,6 +243,7 @@ impl Job {
         ]
         .into_iter()
         .flatten()
+        .chain(self.evaluation_faults())
         .collect()
     }
 
@@ -351,6 +364,10 @@ impl Job {
         42
     }
 
+    fn metric() -> String {
+        "ndcg_at_10".to_owned()
+    }
+
     fn save() -> u64 {
         500
     }
@@ -358,6 +375,16 @@ impl Job {
     fn kept() -> usize {
         2
     }
+}
+
+/// What is wrong with a number that is to be at least 1.
+fn positive(field: &str, value: usize) -> Option<String> {
+    (value == 0).then(|| format!("{field} is 0, at least 1 is wanted"))
+}
+
+/// What is wrong with a field that is given where it means nothing.
+fn only_for(field: &str, given: bool, wanted: &str, there: bool) -> Option<String> {
+    (given && !there).then(|| format!("{field} is only for {wanted}"))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ pub mod checkpoint;
 pub mod collective;
 pub mod data;
 mod error;
+pub mod evaluate;
 pub mod job;
 pub mod loss;
 pub mod objective;

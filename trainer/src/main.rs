@@ -6,9 +6,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use model::{Overrides, Pooling};
 use torch_ext::{Group, Seat, Store};
 use trainer::collective::{Alone, Collective};
-use trainer::job::Job;
+use trainer::data::Corpus;
+use trainer::evaluate::{Directory, Evaluation};
+use trainer::job::{EvaluationData, Job};
 use trainer::rank;
 use trainer::trace::{Places, replay};
 
@@ -36,8 +39,38 @@ enum Verb {
         #[arg(long, env = "BEIGE_CHECKPOINTS")]
         checkpoints: Option<PathBuf>,
     },
-    /// Train as one rank of a job, from its newest checkpoint where there is one; prints a line of JSON per step
+    /// Measure an embedder and print its metrics as JSON
+    Evaluate(EvaluateArgs),
+    /// Train as one rank of a job, from its newest checkpoint where there is one
+    ///
+    /// Rank 0 prints a line of JSON for each step, evaluation and checkpoint, and for the finished model; `kind` says
+    /// which.
     Rank(RankArgs),
+}
+
+/// What is measured on what.
+#[derive(Debug, clap::Args)]
+struct EvaluateArgs {
+    /// The checkpoint, a directory in the Hugging Face layout
+    model: PathBuf,
+    /// Texts that are searched, JSON Lines of {"id", "text"}
+    #[arg(long, value_name = "FILE", requires_all = ["queries", "qrels"])]
+    corpus: Option<PathBuf>,
+    /// Texts that ask, likewise
+    #[arg(long, value_name = "FILE", requires_all = ["corpus", "qrels"])]
+    queries: Option<PathBuf>,
+    /// What answers what: query, document and grade, with tabs between
+    #[arg(long, value_name = "FILE", requires_all = ["corpus", "queries"])]
+    qrels: Option<PathBuf>,
+    /// Pairs of texts with scores: score, text and text, with tabs between
+    #[arg(long, value_name = "FILE", required_unless_present = "corpus")]
+    sts: Option<PathBuf>,
+    /// How vectors are pooled, where the directory does not say: cls, mean or last
+    #[arg(long)]
+    pooling: Option<Pooling>,
+    /// Tokens of a text, special ones included [default: as the directory says]
+    #[arg(long)]
+    max_tokens: Option<usize>,
 }
 
 /// Which rank, and where the others are.
@@ -79,6 +112,13 @@ fn main() -> anyhow::Result<ExitCode> {
             say(&report)?;
             Ok(if report.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
+        Verb::Evaluate(EvaluateArgs { model, corpus, queries, qrels, sts, pooling, max_tokens }) => {
+            let data = EvaluationData { corpus, queries, qrels, sts, split: None };
+            let evaluation = Evaluation::read(&data, &Corpus::default())?;
+            let mut embedder = Directory::open(&model, &Overrides { pooling, max_tokens })?;
+            say(serde_json::to_string(&evaluation.measure(&mut embedder)?)?)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Verb::Rank(args) => {
             let job = Job::load(&args.job)?;
             if args.ranks == 1 {
@@ -98,12 +138,12 @@ fn main() -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Rank 0 tells of every step.
+/// Rank 0 tells of all that happens.
 fn train(job: &Job, world: &impl Collective) -> anyhow::Result<()> {
     let speaks = world.place().rank == 0;
     let mut failed = None;
-    rank::run(job, world, |progress| {
-        if speaks && let Err(error) = serde_json::to_string(progress).map_err(Into::into).and_then(say) {
+    rank::run(job, world, |told| {
+        if speaks && let Err(error) = serde_json::to_string(told).map_err(Into::into).and_then(say) {
             failed.get_or_insert(error);
         }
     })?;

@@ -1,18 +1,20 @@
 //! The whole run of one rank: data, steps, checkpoints, the finished model.
 
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use model::{Device, Task, Tokenizer, Trainee};
 use serde::Serialize;
 use tch::Tensor;
 
-use crate::checkpoint::{Checkpoints, State};
+use crate::checkpoint::{Best, Checkpoints, State};
 use crate::collective::{Collective, Place};
 use crate::data::{
     BySet, Collator, Corpus, Custom, Drawing, Group, Micro, Mixed, Order, Part, Position, Random, Reader,
     Reading, Rest, Stream, Taught, Wording, by_file, files,
 };
 use crate::error::TrainError;
+use crate::evaluate::{Evaluation, InTraining, Metrics, hold_out};
 use crate::job::{Job, Kind};
 use crate::objective::{Batch, Objective};
 use crate::optimizer::Optimizer;
@@ -39,27 +41,72 @@ pub struct Progress {
     pub seconds_left: f64,
 }
 
+/// Something that a run tells of.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Told {
+    /// A step was taken.
+    Step(Progress),
+    /// The model was evaluated.
+    Evaluation {
+        /// After how many optimiser steps.
+        step: u64,
+        /// How good it is.
+        metrics: Metrics,
+        /// Whether it is the best so far.
+        best: bool,
+        /// How long it took.
+        seconds: f64,
+    },
+    /// A checkpoint was written.
+    Checkpoint {
+        /// After how many optimiser steps.
+        step: u64,
+    },
+    /// The finished model is there.
+    Finished {
+        /// Its directory.
+        model: PathBuf,
+        /// After how many optimiser steps it was like this.
+        step: u64,
+    },
+}
+
 /// Trains to the end, from the newest checkpoint where there is one, and writes the model to `model` below the job's
-/// output directory. Every rank calls `report` after each optimiser step.
+/// output directory. Every rank calls `report` for all that is to be told.
 ///
 /// # Errors
 /// [`TrainError`]; what was checkpointed stays.
-pub fn run(job: &Job, world: &impl Collective, mut report: impl FnMut(&Progress)) -> Result<(), TrainError> {
+pub fn run(job: &Job, world: &impl Collective, mut report: impl FnMut(&Told)) -> Result<(), TrainError> {
     let checkpoints = Checkpoints::below(&job.output_dir.join("checkpoints"), job.save_total_limit);
     let from = agree(world, checkpoints.newest()?)?;
     let mut run = Run::start(job, world, &checkpoints, from)?;
+    if from.is_none() {
+        run.evaluate(&mut report)?;
+    }
     while run.state.step < run.schedule.steps {
-        let progress = run.step()?;
-        report(&progress);
-        if run.state.step.is_multiple_of(job.save_steps) && run.state.step < run.schedule.steps {
+        report(&Told::Step(run.step()?));
+        let (step, is_last) = (run.state.step, run.state.step == run.schedule.steps);
+        let is_evaluated = is_last || job.eval_steps.is_some_and(|every| step.is_multiple_of(every));
+        // The best model is one that can be had again.
+        let is_best = is_evaluated && run.evaluate(&mut report)? && job.load_best_model_at_end;
+        if (step.is_multiple_of(job.save_steps) && !is_last) || is_best {
             run.checkpoint(&checkpoints)?;
+            report(&Told::Checkpoint { step });
         }
     }
+    let step = run.finished_at();
+    if step != run.state.step {
+        run.model = run.load(&checkpoints.path(step))?;
+    }
+    let model = job.output_dir.join("model");
     if world.place().rank == 0 {
-        trained::write(job, &run.model, &job.output_dir.join("model"))?;
+        trained::write(job, &run.model, &model)?;
     }
     // Nobody is done before the model is there.
-    together(world)
+    together(world)?;
+    report(&Told::Finished { model, step });
+    Ok(())
 }
 
 /// The step that all ranks go on from: rank 0's, since it alone writes checkpoints.
@@ -84,6 +131,8 @@ struct Run<'a, C> {
     collator: Collator,
     stream: Stream,
     schedule: Schedule,
+    evaluation: Option<Evaluation>,
+    wordings: [Wording; 2],
     state: State,
     /// Since when, and tokens and steps since then.
     began: Instant,
@@ -107,13 +156,11 @@ impl<'a, C: Collective> Run<'a, C> {
             pad_to_multiple_of: None,
         };
         let objective = objective(job, &collator)?;
-        let task = if job.kind == Kind::Reranker { Task::Score } else { objective.task() };
-        let model = Trainee::load(&config, &weights, task, Device::Cpu)?;
-        for parameter in model.parameters().iter().filter(|parameter| !job.trains(parameter.name())) {
-            parameter.freeze()?;
-        }
+        let model = load(job, &objective, &weights)?;
         let mut optimizer = Optimizer::new(model.parameters(), job.optimizer())?;
-        let mut stream = stream(job, world.place())?;
+        let (mut stream, held) = stream(job, world.place())?;
+        let evaluation = job.evaluation.as_ref().map(|data| Evaluation::read(data, &held)).transpose()?;
+        let Drawing { query, passage, .. } = drawing(job);
         let schedule = schedule(job, stream.left());
         let state = match from {
             Some(step) => checkpoints.read(step, &mut optimizer)?,
@@ -132,6 +179,8 @@ impl<'a, C: Collective> Run<'a, C> {
             collator,
             stream,
             schedule,
+            evaluation,
+            wordings: [query, passage],
             state,
             began,
             tokens: 0.0,
@@ -213,6 +262,40 @@ impl<'a, C: Collective> Run<'a, C> {
         Ok((step.texts(&batch, &moment)?, tokens))
     }
 
+    /// Says how good the model is, and whether it is better than it ever was; nothing where there is no data for it.
+    fn evaluate(&mut self, report: &mut impl FnMut(&Told)) -> Result<bool, TrainError> {
+        let Some(evaluation) = &self.evaluation else { return Ok(false) };
+        let (began, step) = (Instant::now(), self.state.step);
+        let [query, passage] = &self.wordings;
+        let mut embedder = InTraining {
+            model: &self.model,
+            objective: &self.objective,
+            collator: &self.collator,
+            wordings: [query, passage],
+            world: self.world,
+        };
+        let metrics = evaluation.measure(&mut embedder)?;
+        let metric = metrics.get(&self.job.metric_for_best_model).copied().unwrap_or(f64::NEG_INFINITY);
+        let best = self.state.best.is_none_or(|best| metric > best.metric);
+        if best {
+            self.state.best = Some(Best { step, metric });
+        }
+        report(&Told::Evaluation { step, metrics, best, seconds: began.elapsed().as_secs_f64() });
+        Ok(best)
+    }
+
+    /// After how many steps the finished model is taken.
+    fn finished_at(&self) -> u64 {
+        let best = self.state.best.filter(|_| self.job.load_best_model_at_end);
+        best.map_or(self.state.step, |best| best.step)
+    }
+
+    /// The model as its weights are in a directory; the initial one for that of step 0, which is no checkpoint.
+    fn load(&self, weights: &Path) -> Result<Trainee, TrainError> {
+        let weights = if weights.is_dir() { weights } else { &self.job.model };
+        load(self.job, &self.objective, weights)
+    }
+
     fn over_ranks(&self, numbers: [f64; 2]) -> Result<[f64; 2], TrainError> {
         let sums = Tensor::f_from_slice(&numbers)?;
         self.world.sum(&sums)?;
@@ -238,6 +321,16 @@ impl<'a, C: Collective> Run<'a, C> {
     }
 }
 
+/// The model of `job` with the weights of a directory, what is not to be trained frozen.
+fn load(job: &Job, objective: &Objective, weights: &Path) -> Result<Trainee, TrainError> {
+    let task = if job.kind == Kind::Reranker { Task::Score } else { objective.task() };
+    let model = Trainee::load(&job.model.join("config.json"), weights, task, Device::Cpu)?;
+    for parameter in model.parameters().iter().filter(|parameter| !job.trains(parameter.name())) {
+        parameter.freeze()?;
+    }
+    Ok(model)
+}
+
 fn objective(job: &Job, collator: &Collator) -> Result<Objective, TrainError> {
     Ok(Objective {
         contrast: job.contrast(),
@@ -256,7 +349,8 @@ fn schedule(job: &Job, micro_steps: usize) -> Schedule {
     Schedule { peak: job.learning_rate, warmup, steps, shape: job.lr_scheduler_type }
 }
 
-fn stream(job: &Job, place: Place) -> Result<Stream, TrainError> {
+/// What this rank reads, and what is held out of it.
+fn stream(job: &Job, place: Place) -> Result<(Stream, Corpus), TrainError> {
     let Place { rank, ranks } = place;
     let mut random = Random::new(job.seed);
     let mut named = Vec::new();
@@ -264,6 +358,14 @@ fn stream(job: &Job, place: Place) -> Result<Stream, TrainError> {
         let open = |path: &std::path::PathBuf| Part::open(path, job.max_example_num_per_dataset, &mut random);
         let parts = files(path)?.iter().map(open).collect::<Result<Vec<_>, _>>()?;
         named.push((path.clone(), parts));
+    }
+    let mut held = Vec::new();
+    if let Some(share) = job.evaluation.as_ref().and_then(|data| data.split) {
+        for part in named.iter_mut().flat_map(|(_, parts)| parts) {
+            let (rest, out) = part.clone().split(|line| hold_out(share, job.seed, line));
+            *part = rest;
+            held.push(out);
+        }
     }
     let batch = job.per_device_train_batch_size;
     let (corpus, order) = if job.same_dataset_within_batch {
@@ -277,7 +379,7 @@ fn stream(job: &Job, place: Place) -> Result<Stream, TrainError> {
         (corpus, Order::Mixed(Mixed { examples, batch, ranks, rest, seed: job.seed }))
     };
     let reading = Reading { rank, ranks, group_size: job.train_group_size, seed: job.seed };
-    Stream::new(corpus, drawing(job), order, reading)
+    Ok((Stream::new(corpus, drawing(job), order, reading)?, Corpus::new(held)))
 }
 
 fn drawing(job: &Job) -> Drawing {

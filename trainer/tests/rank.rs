@@ -87,13 +87,19 @@ fn run(job: &Path, ranks: usize) -> Vec<Value> {
     lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
+/// Of what was told, the lines of one kind.
+fn only(told: Vec<Value>, kind: &str) -> Vec<Value> {
+    told.into_iter().filter(|line| line["kind"] == kind).collect()
+}
+
 /// Runs two ranks and kills one when rank 0 has told of step `step`. The other ends with an error.
 #[track_caller]
 fn run_and_kill(job: &Path, victim: usize, step: u64) {
     let port = free_port();
     let mut children: Vec<Child> = (0..2).map(|rank| spawn(job, rank, 2, port)).collect();
     let mut lines = BufReader::new(children[0].stdout.take().unwrap()).lines();
-    let reached = lines.any(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap()["step"] == step);
+    let is_step = |line: &Value| line["kind"] == "step" && line["step"] == step;
+    let reached = lines.any(|line| is_step(&serde_json::from_str(&line.unwrap()).unwrap()));
     assert!(reached, "it ended before step {step}");
     children[victim].kill().unwrap();
     let outputs: Vec<Output> = children.into_iter().map(end).collect();
@@ -108,7 +114,7 @@ fn weights(dir: &Path) -> Vec<u8> {
 #[test]
 fn a_run_that_was_killed_ends_like_one_that_was_not() {
     let undisturbed = tempfile::tempdir().unwrap();
-    let told = run(&job(undisturbed.path(), &json!({})), 2);
+    let told = only(run(&job(undisturbed.path(), &json!({})), 2), "step");
     assert_eq!(
         told.iter().map(|line| line["step"].as_u64().unwrap()).collect::<Vec<_>>(),
         [1, 2, 3, 4, 5, 6, 7, 8]
@@ -121,7 +127,7 @@ fn a_run_that_was_killed_ends_like_one_that_was_not() {
     run_and_kill(&job, 1, 1);
     run_and_kill(&job, 1, 3);
     run_and_kill(&job, 0, 5);
-    let rest = run(&job, 2);
+    let rest = only(run(&job, 2), "step");
     assert!(rest.len() < 6, "it began anew: {rest:?}");
     let last =
         |lines: &[Value]| (lines[lines.len() - 1]["loss"].clone(), lines[lines.len() - 1]["step"].clone());
@@ -136,18 +142,44 @@ fn a_run_that_was_killed_ends_like_one_that_was_not() {
     assert_eq!(names, ["step-00000004", "step-00000006"]);
 }
 
+fn metric(line: &Value) -> f64 {
+    line["metrics"]["ndcg_at_10"].as_f64().unwrap()
+}
+
+#[test]
+fn the_best_model_is_kept_and_the_same_however_many_ranks_evaluate() {
+    let more = json!({"evaluation": {"split": 0.3}, "eval_steps": 2, "max_steps": 6, "save_steps": 100,
+        "save_total_limit": 1, "load_best_model_at_end": true, "negatives_cross_device": false,
+        "learning_rate": 2e-2});
+    let dir = tempfile::tempdir().unwrap();
+    let told = run(&job(dir.path(), &more), 1);
+    let evaluated = only(told.clone(), "evaluation");
+    let steps: Vec<_> = evaluated.iter().map(|line| line["step"].as_u64().unwrap()).collect();
+    assert_eq!(steps, [0, 2, 4, 6]);
+    let best = evaluated.iter().rev().find(|line| line["best"] == true).unwrap();
+    assert!(evaluated.iter().all(|line| metric(line) <= metric(best)), "{evaluated:?}");
+    let finished = told.last().unwrap();
+    assert_eq!((&finished["kind"], &finished["step"]), (&json!("finished"), &best["step"]));
+    assert!(Path::new(finished["model"].as_str().unwrap()).join("model.safetensors").is_file());
+
+    // Before the first step all ranks have the same model.
+    let apart = tempfile::tempdir().unwrap();
+    let by_two = only(run(&job(apart.path(), &more), 2), "evaluation");
+    assert!((metric(&by_two[0]) - metric(&evaluated[0])).abs() < 1e-9, "{by_two:?}");
+}
+
 #[test]
 fn a_damaged_checkpoint_is_passed_over() {
     let dir = tempfile::tempdir().unwrap();
     let job = job(dir.path(), &json!({"max_steps": 5, "negatives_cross_device": false}));
-    let told = run(&job, 1);
+    let told = only(run(&job, 1), "step");
     let expected = weights(dir.path());
     let newest = dir.path().join("out/checkpoints/step-00000004/optimizer.safetensors");
     let mut bytes = fs::read(&newest).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(&newest, bytes).unwrap();
-    let rest = run(&job, 1);
+    let rest = only(run(&job, 1), "step");
     assert_eq!(rest[0]["step"], 3);
     assert_eq!(rest[2]["loss"], told[4]["loss"]);
     assert!(weights(dir.path()) == expected, "the weights differ");
@@ -158,7 +190,7 @@ fn the_trained_model_is_served_as_it_was_trained() {
     let dir = tempfile::tempdir().unwrap();
     let more = json!({"sentence_pooling_method": "mean", "max_steps": 30, "negatives_cross_device": false,
         "save_steps": 100});
-    let told = run(&job(dir.path(), &more), 1);
+    let told = only(run(&job(dir.path(), &more), 1), "step");
     let loss = |range: std::ops::Range<usize>| -> f64 {
         told[range].iter().map(|line| line["loss"].as_f64().unwrap()).sum()
     };
@@ -178,14 +210,14 @@ fn cross_encoders_and_batches_by_file_are_trained_too() {
     let dir = tempfile::tempdir().unwrap();
     let more = json!({"kind": "reranker", "model": golden("checkpoints/xlmr-cross"), "max_steps": 3,
         "knowledge_distillation": true, "negatives_cross_device": false});
-    assert_eq!(run(&job(dir.path(), &more), 2).len(), 3);
+    assert_eq!(only(run(&job(dir.path(), &more), 2), "step").len(), 3);
     Checkpoint::open(&dir.path().join("out/model"), &Overrides::default()).unwrap();
 
     let dir = tempfile::tempdir().unwrap();
     let data = [golden("traces/data/places"), golden("traces/data/kinds-no_in_batch_neg")];
     let more =
         json!({"train_data": data, "same_dataset_within_batch": true, "max_steps": 4, "mrl_dims": [8, 32]});
-    assert_eq!(run(&job(dir.path(), &more), 2).len(), 4);
+    assert_eq!(only(run(&job(dir.path(), &more), 2), "step").len(), 4);
 }
 
 #[track_caller]
@@ -203,6 +235,11 @@ fn check_refused(more: &Value, parts: &[&str]) {
 fn bad_jobs_are_refused_by_what_is_wrong() {
     check_refused(&json!({"temperature": -1, "train_group_size": 0}), &["temperature", "train_group_size"]);
     check_refused(&json!({"tempratur": 1}), &["tempratur"]);
+    check_refused(&json!({"evaluation": {"split": 2.0}}), &["evaluation.split is 2"]);
+    check_refused(
+        &json!({"evaluation": {"sts": "/no.tsv"}, "metric_for_best_model": "spearman"}),
+        &["/no.tsv"],
+    );
     check_refused(&json!({"train_data": ["/nowhere.jsonl"]}), &["/nowhere.jsonl"]);
     check_refused(&json!({"model": "/nowhere"}), &["/nowhere"]);
     check_refused(

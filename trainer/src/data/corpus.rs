@@ -33,6 +33,15 @@ impl Part {
         Ok(Self { file, chosen })
     }
 
+    /// This part without the examples that `is_held` names by their place in the file, and those alone.
+    #[must_use]
+    pub fn split(self, is_held: impl Fn(usize) -> bool) -> (Self, Self) {
+        let all = (0..self.len()).map(|index| self.line(index));
+        let (held, rest) = all.partition(|line| is_held(*line));
+        let part = |chosen| Self { file: self.file.clone(), chosen: Some(chosen) };
+        (part(rest), part(held))
+    }
+
     /// Examples that take part.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -100,6 +100,12 @@ impl fmt::Display for Unfit {
 }
 
 impl Wording {
+    /// `text` behind the instruction, if there is one.
+    #[must_use]
+    pub fn text(&self, text: &str) -> String {
+        self.word(None, text)
+    }
+
     /// The text behind `own`, or behind the instruction where there is none.
     fn word(&self, own: Option<&str>, text: &str) -> String {
         match own.or(self.instruction.as_deref()) {

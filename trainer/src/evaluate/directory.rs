@@ -1,0 +1,57 @@
+//! A checkpoint in a directory, as it is served.
+
+use std::path::Path;
+
+use model::{
+    Checkpoint, Device, Kind, Model, Overrides, Precision, Sequence, Tokenizer, Truncation, normalized,
+};
+use tch::Tensor;
+
+use super::{Embed, Role, in_batches};
+use crate::error::TrainError;
+
+/// An embedder as workers run it, prompts and window included.
+#[derive(Debug)]
+pub struct Directory {
+    model: Model,
+    tokenizer: Tokenizer,
+    prompts: [String; 2],
+    normalize: bool,
+}
+
+impl Directory {
+    /// Loads the checkpoint in `dir`, in f32.
+    ///
+    /// # Errors
+    /// [`TrainError::Model`]; [`TrainError::Unsupported`] for a cross-encoder.
+    pub fn open(dir: &Path, overrides: &Overrides) -> Result<Self, TrainError> {
+        let checkpoint = Checkpoint::open(dir, overrides)?;
+        let card = checkpoint.card();
+        if card.kind != Kind::Embedder {
+            let what = format!("{}: a cross-encoder makes no vectors to be evaluated", dir.display());
+            return Err(TrainError::Unsupported(what));
+        }
+        let prompts =
+            [&card.query_prompt, &card.document_prompt].map(|prompt| prompt.clone().unwrap_or_default());
+        let (tokenizer, normalize) = (checkpoint.tokenizer()?, card.normalize);
+        let model = Model::load(&checkpoint, Device::Cpu, Precision::F32)?;
+        Ok(Self { model, tokenizer, prompts, normalize })
+    }
+}
+
+impl Embed for Directory {
+    fn embed(&mut self, texts: &[String], role: Role) -> Result<Tensor, TrainError> {
+        let prompt = &self.prompts[usize::from(role == Role::Passage)];
+        let encode = |text: &String| self.tokenizer.encode(&format!("{prompt}{text}"), Truncation::End);
+        let sequences = texts.iter().map(encode).collect::<Result<Vec<_>, _>>();
+        let sequences = sequences.map_err(|error| TrainError::Torch(error.to_string()))?;
+        let rows = in_batches(&sequences, |batch| {
+            let batch: Vec<&Sequence> = batch.iter().collect();
+            let rows = self.model.run(&batch)?;
+            let width = rows.iter().next().map_or(0, <[f32]>::len);
+            let numbers: Vec<f32> = rows.iter().flatten().copied().collect();
+            Ok(Tensor::f_from_slice(&numbers)?.f_view([-1, i64::try_from(width).unwrap_or(0)])?)
+        })?;
+        Ok(if self.normalize { normalized(&rows)? } else { rows })
+    }
+}

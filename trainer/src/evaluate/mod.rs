@@ -1,0 +1,168 @@
+//! How good an embedder is: on questions with judged answers, and on pairs with scores.
+//!
+//! What is evaluated only has to [`Embed`]: a model in training here, a served checkpoint elsewhere, so that both are
+//! measured on the same texts in the same way.
+
+mod directory;
+mod held_out;
+mod judged;
+mod metrics;
+mod pairs;
+
+use std::collections::BTreeMap;
+
+use model::{Dropout, Sequence, Trainee, normalized};
+use tch::{Kind, Tensor};
+
+use crate::collective::Collective;
+use crate::data::{Collator, Corpus, Wording};
+use crate::error::TrainError;
+use crate::job::EvaluationData;
+use crate::objective::{Objective, Side};
+
+pub use directory::Directory;
+pub use held_out::{hold_out, rows_to_judged};
+pub use judged::Judged;
+pub use metrics::{Ranked, correlation, retrieval};
+pub use pairs::Pairs;
+
+/// Answers of a query that are looked at: deeper ones count for no metric.
+pub const DEPTH: usize = 100;
+/// Tokens that a model being evaluated reads at once.
+const TOKENS: usize = 8_192;
+/// Queries whose scores are held at once.
+const QUERIES: i64 = 64;
+
+/// Numbers by the names that the field gives them, such as `ndcg_at_10`; higher is better.
+pub type Metrics = BTreeMap<String, f64>;
+
+/// Somebody who makes vectors of texts.
+pub trait Embed {
+    /// A row per text, `[texts, dimensions]`, f32, ready to be compared by inner product.
+    ///
+    /// # Errors
+    /// Where the texts cannot be embedded.
+    fn embed(&mut self, texts: &[String], role: Role) -> Result<Tensor, TrainError>;
+}
+
+/// What a text is to a search.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It asks.
+    Query,
+    /// It may answer.
+    Passage,
+}
+
+/// What there is to be evaluated on.
+#[derive(Clone, Debug, Default)]
+pub struct Evaluation {
+    /// Questions with judged answers.
+    pub judged: Option<Judged>,
+    /// Pairs with scores.
+    pub pairs: Option<Pairs>,
+}
+
+impl Evaluation {
+    /// What `data` names; of a share of the training data, `held` is what was held out.
+    ///
+    /// # Errors
+    /// [`TrainError::Io`]; [`TrainError::Format`] names the file and the line.
+    pub fn read(data: &EvaluationData, held: &Corpus) -> Result<Self, TrainError> {
+        let judged = match data.judged() {
+            Some([corpus, queries, qrels]) => Some(Judged::read(corpus, queries, qrels)?),
+            None if data.split.is_some() => Some(rows_to_judged(held)?),
+            None => None,
+        };
+        let pairs = data.sts.as_deref().map(Pairs::read).transpose()?;
+        Ok(Self { judged, pairs })
+    }
+
+    /// Every metric that there is data for: `ndcg_at_10`, `mrr_at_10`, `recall_at_10`, `recall_at_100`, `map_at_100`;
+    /// `spearman`.
+    ///
+    /// # Errors
+    /// As [`Embed::embed`].
+    pub fn measure(&self, embedder: &mut impl Embed) -> Result<Metrics, TrainError> {
+        let mut metrics = Metrics::new();
+        if let Some(judged) = &self.judged {
+            metrics.extend(retrieval(&judged.rank(embedder)?));
+        }
+        if let Some(pairs) = &self.pairs {
+            metrics.insert("spearman".to_owned(), pairs.measure(embedder)?);
+        }
+        Ok(metrics)
+    }
+}
+
+/// A model in training, on every rank its part of the texts.
+pub struct InTraining<'a, C> {
+    /// The model.
+    pub model: &'a Trainee,
+    /// How tokens become rows.
+    pub objective: &'a Objective,
+    /// How texts become tokens.
+    pub collator: &'a Collator,
+    /// What goes in front of queries and of passages.
+    pub wordings: [&'a Wording; 2],
+    /// Who shares the work.
+    pub world: &'a C,
+}
+
+impl<C: Collective> Embed for InTraining<'_, C> {
+    fn embed(&mut self, texts: &[String], role: Role) -> Result<Tensor, TrainError> {
+        let _guard = tch::no_grad_guard();
+        let place = self.world.place();
+        // Parts of one size, so that they can be gathered; the last is filled up with texts that are thrown away.
+        let part = texts.len().div_ceil(place.ranks);
+        let own = (0..part).map(|at| &texts[(place.rank * part + at).min(texts.len() - 1)]);
+        let rows = self.rows(own, role)?;
+        let rows = if self.objective.normalize { normalized(&rows)? } else { rows };
+        let all = Tensor::f_cat(&self.world.gather(&rows)?, 0)?;
+        Ok(all.f_narrow(0, 0, i64::try_from(texts.len()).unwrap_or(i64::MAX))?)
+    }
+}
+
+impl<C: Collective> InTraining<'_, C> {
+    /// Rows in the order of `texts`.
+    fn rows<'t>(&self, texts: impl Iterator<Item = &'t String>, role: Role) -> Result<Tensor, TrainError> {
+        let wording = self.wordings[usize::from(role == Role::Passage)];
+        let texts: Vec<String> = texts.map(|text| wording.text(text)).collect();
+        let side = match role {
+            Role::Query => self.collator.queries(&texts)?,
+            Role::Passage => self.collator.passages(&texts)?,
+        };
+        in_batches(&side.sequences, |batch| self.run(batch))
+    }
+
+    fn run(&self, batch: Vec<Sequence>) -> Result<Tensor, TrainError> {
+        let rows = self.objective.embed(self.model, &Side::new(batch), &Dropout::NONE)?.rows;
+        Ok(rows.f_to_kind(Kind::Float)?)
+    }
+}
+
+/// Rows of `sequences` in their order, run in an order in which neighbours are of a length.
+fn in_batches(
+    sequences: &[Sequence],
+    mut run: impl FnMut(Vec<Sequence>) -> Result<Tensor, TrainError>,
+) -> Result<Tensor, TrainError> {
+    let mut order: Vec<usize> = (0..sequences.len()).collect();
+    order.sort_by_key(|&at| sequences[at].tokens());
+    let (mut rows, mut batch, mut tokens) = (Vec::new(), Vec::<Sequence>::new(), 0);
+    for &at in &order {
+        let sequence = &sequences[at];
+        if !batch.is_empty() && tokens + sequence.tokens() > TOKENS {
+            rows.push(run(std::mem::take(&mut batch))?);
+            tokens = 0;
+        }
+        tokens += sequence.tokens();
+        batch.push(sequence.clone());
+    }
+    rows.push(run(batch)?);
+    let mut back = vec![0_i64; order.len()];
+    for (row, &at) in order.iter().enumerate() {
+        back[at] = i64::try_from(row).unwrap_or(i64::MAX);
+    }
+    let rows = Tensor::f_cat(&rows, 0)?;
+    Ok(rows.f_index_select(0, &Tensor::f_from_slice(&back)?.f_to_device(rows.device())?)?)
+}
