@@ -82,21 +82,20 @@ async fn vectors_that_are_not_those_recorded() {
 }
 
 #[tokio::test]
-async fn one_that_does_not_fit_is_tried_again_when_there_is_room() {
+async fn one_that_does_not_fit_can_be_tried_and_not_held() {
     let scene = Scene::set().await;
     let helper = scene.worker("helper", &["--serve", "n"]).await;
     helper.until_page("/readyz", "200 OK").await;
     let published = scene.publish(Path::new(&checkpoint("bert-cls")), &helper).await;
     let small = scene.worker("w1", &["--memory-limit", "1000"]).await;
     small.until_page("/readyz", "200 OK").await;
-    let refused =
-        small.try_out(crate::support::request(&published.version.manifest.files)).await.unwrap_err();
-    assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
-    assert!(refused.message().starts_with("memory: it takes about"), "{}", refused.message());
+    // A trial is outside the limit: else nothing could be published where checkpoints do not fit beside each other.
+    small.try_out(crate::support::request(&published.version.manifest.files)).await.unwrap();
 
     scene.swap(&published.digest).await;
     let view = scene.until_swap(SwapState::Aborted).await;
     let nack = nack(&view, &published.digest).unwrap();
     assert_eq!(nack.reason, NackReason::Memory);
+    assert!(nack.detail.starts_with("it takes about"), "{}", nack.detail);
     small.until_page("/readyz", "200 OK").await;
 }
