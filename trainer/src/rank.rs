@@ -97,7 +97,9 @@ pub fn run(job: &Job, world: &impl Collective, mut report: impl FnMut(&Told)) ->
     }
     let step = run.finished_at();
     if step != run.state.step {
-        run.model = run.load(&checkpoints.path(step))?;
+        // That of step 0 is the initial model, of which there is no checkpoint.
+        let weights = if step == 0 { job.model.clone() } else { checkpoints.path(step) };
+        run.model = load(job, &run.objective, &weights)?;
     }
     let model = job.output_dir.join("model");
     if world.place().rank == 0 {
@@ -288,12 +290,6 @@ impl<'a, C: Collective> Run<'a, C> {
     fn finished_at(&self) -> u64 {
         let best = self.state.best.filter(|_| self.job.load_best_model_at_end);
         best.map_or(self.state.step, |best| best.step)
-    }
-
-    /// The model as its weights are in a directory; the initial one for that of step 0, which is no checkpoint.
-    fn load(&self, weights: &Path) -> Result<Trainee, TrainError> {
-        let weights = if weights.is_dir() { weights } else { &self.job.model };
-        load(self.job, &self.objective, weights)
     }
 
     fn over_ranks(&self, numbers: [f64; 2]) -> Result<[f64; 2], TrainError> {

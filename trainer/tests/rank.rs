@@ -236,6 +236,7 @@ fn bad_jobs_are_refused_by_what_is_wrong() {
     check_refused(&json!({"temperature": -1, "train_group_size": 0}), &["temperature", "train_group_size"]);
     check_refused(&json!({"tempratur": 1}), &["tempratur"]);
     check_refused(&json!({"evaluation": {"split": 2.0}}), &["evaluation.split is 2"]);
+    check_refused(&json!({"evaluation": {"split": 1e-9}}), &["evaluation.split holds out no question"]);
     check_refused(
         &json!({"evaluation": {"sts": "/no.tsv"}, "metric_for_best_model": "spearman"}),
         &["/no.tsv"],

@@ -23,7 +23,7 @@ pub fn hold_out(share: f64, seed: u64, index: usize) -> bool {
 /// one row that are equal to those of another are one passage.
 ///
 /// # Errors
-/// [`TrainError::Format`] names the line.
+/// [`TrainError::Format`] names the line; [`TrainError::Unsupported`] where no row has an answer, or there is no row.
 pub fn rows_to_judged(rows: &Corpus) -> Result<Judged, TrainError> {
     let (mut judged, mut places) = (Judged::default(), HashMap::new());
     for row in 0..rows.len() {
@@ -42,6 +42,10 @@ pub fn rows_to_judged(rows: &Corpus) -> Result<Judged, TrainError> {
             judged.queries.push(example.query);
             judged.answers.push(answers);
         }
+    }
+    if judged.queries.is_empty() {
+        let what = "evaluation.split holds out no question of the training data: take a larger share";
+        return Err(TrainError::Unsupported(what.to_owned()));
     }
     Ok(judged)
 }
