@@ -1,10 +1,11 @@
 //! Work that takes long and must not be felt: on a thread of its own, which gives way to those that serve.
 //!
 //! A checkpoint is prepared while others answer calls, on the same cores. What weighs is not how much the preparation
-//! takes in all but whether a batch has to wait for it, so a thread that works beside serving is *nice*: while batches
-//! run it gets about a tenth of a core, and whatever they leave otherwise. A batch runs on all cores and ends with the
-//! slowest of them: beside a thread that was not nice, the 99th percentile of calls that take 5 ms rose from 10 ms to
-//! 250 ms on two cores. It is no nicer than that, because on a machine that is busy all the time it would never be done.
+//! takes in all but whether a batch has to wait for it, so a thread that works beside serving is as *nice* as can
+//! be: while batches run it gets about a sixtieth of a core, and whatever they leave otherwise. A batch runs on all cores
+//! and ends with the slowest of them: beside a thread that was not nice, the 99th percentile of calls that take 5 ms rose
+//! from 10 ms to 250 ms on two cores. It is not idle altogether, or on a machine that is busy all the time it would never
+//! be done.
 
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,7 +16,7 @@ use tokio::sync::oneshot;
 use crate::bisect::message;
 
 /// Against 0 of the threads that serve: each step is worth about a quarter more or less of a contended core.
-const NICE: i32 = 10;
+const NICE: i32 = 19;
 
 /// How much of the machine work may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
