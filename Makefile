@@ -14,7 +14,7 @@ with_current_etcd := BEIGE_TEST_ETCD=$(cache)/bin/etcd-current
 # Set-up says that there was nothing to do only to whoever asked for it.
 quiet := $(if $(filter setup,$(MAKECMDGOALS)),,--quiet)
 # One set of packages and features for all that is built for use, so that nothing is compiled twice.
-services := --locked --release -p cli -p gateway -p worker
+services := --locked --release -p cli -p gateway -p trainer -p worker
 # What `make soak` does, and when it ends in any case.
 SWAPS ?= 1000
 MINUTES ?= 60
@@ -30,7 +30,7 @@ setup: ## put in place what this machine lacks to build and run Beige
 doctor: ## print what this machine has and what it lacks
 	@scripts/doctor
 
-build: setup ## build the release binaries: beige, beige-gateway, beige-worker
+build: setup ## build the release binaries: beige, beige-gateway, beige-trainer, beige-worker
 	cargo build $(services)
 
 up: build ## run a local cluster until Ctrl-C

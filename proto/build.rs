@@ -16,6 +16,7 @@ const FILES: &[&str] = &[
     "beige/v1/reranking.proto",
     "beige/v1/swaps.proto",
     "beige/v1/tokens.proto",
+    "beige/v1/training.proto",
     "beige/worker/v1/worker.proto",
 ];
 

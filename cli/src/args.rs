@@ -30,12 +30,13 @@ Examples:
   beige embed --input passages.jsonl --output passages.npy
   beige rerank --query \"who wrote it?\" --input passages.txt --top-n 3
   beige models publish ./bge-base-tuned --alias bge-base --promote
+  beige train submit my-job job.yaml
   beige status";
 
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// Run a whole cluster on this machine: etcd, a gateway, workers
+    /// Run a whole cluster on this machine: etcd, a gateway, workers, a trainer
     Up(crate::up::UpArgs),
     /// Turn texts into vectors
     Embed(crate::embed::EmbedArgs),
@@ -43,6 +44,8 @@ pub(crate) enum Verb {
     Rerank(crate::rerank::RerankArgs),
     /// List the models the cluster serves, publish checkpoints, change what names mean
     Models(crate::models::ModelsArgs),
+    /// Fine-tune models: submit jobs, watch them, report on them
+    Train(crate::train::TrainArgs),
     /// Make API keys
     Keys(crate::keys::KeysArgs),
     /// Show the workers: state, device, models, queue, speed

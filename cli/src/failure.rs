@@ -1,10 +1,10 @@
 //! Why a verb did not do what it was asked: one sentence and an exit code.
 
-use std::error::Error as _;
 use std::io;
 use std::process::ExitCode;
 
-use tonic::{Code, Status};
+use publisher::{is_lost, timed_out};
+use tonic::Status;
 use tonic_types::StatusExt as _;
 
 use crate::print;
@@ -56,6 +56,16 @@ impl Failure {
     }
 }
 
+impl From<publisher::Failure> for Failure {
+    fn from(failure: publisher::Failure) -> Self {
+        match failure {
+            publisher::Failure::NoCheckpoint(why) => Self::Usage(why),
+            publisher::Failure::Protocol(_) => Self::Refused(failure.to_string()),
+            publisher::Failure::Local(error) => Self::Local(error),
+        }
+    }
+}
+
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
         if timed_out(&status) {
@@ -71,16 +81,6 @@ impl From<Status> for Failure {
     }
 }
 
-/// Whether the call broke on its way: a status that the server sent has no source.
-pub(crate) fn is_lost(status: &Status) -> bool {
-    status.source().is_some() && !timed_out(status)
-}
-
-/// The library gives up at a call's deadline with CANCELLED and these words, at either end.
-fn timed_out(status: &Status) -> bool {
-    status.code() == Code::Cancelled && status.message() == "Timeout expired"
-}
-
 /// The server's message, with the field at fault where it names one that the message does not.
 pub(crate) fn sentence(status: &Status) -> String {
     let message = match status.message() {
@@ -91,6 +91,11 @@ pub(crate) fn sentence(status: &Status) -> String {
         Some(field) if !message.contains(&field) => format!("{message} (field {field})"),
         Some(_) | None => message,
     }
+}
+
+/// Tells whoever waits why.
+pub(crate) fn waiting(status: &Status) {
+    print::note(format_args!("waiting for the server: {}", sentence(status)));
 }
 
 /// The first field at fault.
@@ -112,6 +117,7 @@ pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
 mod tests {
     use std::sync::Arc;
 
+    use tonic::Code;
     use tonic_types::ErrorDetails;
 
     use super::*;

@@ -11,7 +11,6 @@ mod failure;
 mod keys;
 mod meter;
 mod models;
-mod patience;
 mod print;
 mod remote;
 mod rerank;
@@ -19,6 +18,7 @@ mod status;
 mod target;
 mod texts;
 mod tokens;
+mod train;
 mod up;
 
 use std::process::ExitCode;
@@ -46,6 +46,7 @@ fn run(verb: Verb) -> Result<(), Failure> {
             Verb::Embed(args) => embed::run(args).await,
             Verb::Rerank(args) => rerank::run(args).await,
             Verb::Models(args) => models::run(args).await,
+            Verb::Train(args) => train::run(args).await,
             Verb::Keys(args) => keys::run(args),
             Verb::Status(args) => status::run(args).await,
             Verb::Tokens(args) => tokens::run(args).await,

@@ -9,6 +9,7 @@ use proto::v1::embeddings_client::EmbeddingsClient;
 use proto::v1::models_client::ModelsClient;
 use proto::v1::reranking_client::RerankingClient;
 use proto::v1::tokens_client::TokensClient;
+use proto::v1::training_client::TrainingClient;
 use proto::v1::{ListModelsRequest, Model, ModelKind};
 use tonic::Request;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -120,6 +121,10 @@ impl Gateway {
 
     pub(crate) fn models(&self) -> ModelsClient<Channel> {
         ModelsClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn training(&self) -> TrainingClient<Channel> {
+        TrainingClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     pub(crate) fn cluster(&self) -> ClusterClient<Channel> {

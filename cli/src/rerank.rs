@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use proto::v1::{RerankRequest, RerankResponse, ScoreForm, Scoring, Truncation};
+use publisher::persist;
 use serde_json::{Value, json};
 
-use crate::failure::Failure;
-use crate::patience::persist;
+use crate::failure::{Failure, waiting};
 use crate::print;
 use crate::remote::{Purpose, Remote};
 use crate::texts::{InputArgs, Item, Texts};
@@ -92,7 +92,7 @@ pub(crate) async fn run(args: RerankArgs) -> Result<(), Failure> {
         ..RerankRequest::default()
     };
     let call = async || gateway.reranking().rerank(gateway.request(request.clone())).await;
-    let answer = persist(PATIENCE, call).await?.into_inner();
+    let answer = persist(PATIENCE, waiting, call).await?.into_inner();
     let ranked = ranked(&answer, &documents)?;
     if args.remote.json { print::json(&object(&answer, &ranked)) } else { show(&answer, &ranked) }
 }

@@ -10,12 +10,17 @@
 //! /beige/<cluster>/gateways/<gateway>                under the gateway's lease
 //! /beige/<cluster>/leader                            under the lease of the gateway that leads
 //! /beige/<cluster>/versions/<model>/<digest>         for ever; in no view, as they only become more
-//! /beige/<cluster>/jobs/<job>/owner                  under the owner's lease; only ever compared here
+//! /beige/<cluster>/trainers/<trainer>                under the trainer's lease
+//! /beige/<cluster>/jobs/<job>                        for ever
+//! /beige/<cluster>/jobs/<job>/owner                  under the owner's lease
+//! /beige/<cluster>/jobs/<job>/progress               for ever
+//! /beige/<cluster>/jobs/<job>/cancel                 until it has ended
+//! /beige/<cluster>/curves/<job>                      for ever; beside the jobs, which are listed often
 //! ```
 //!
 //! Other folders of the cluster belong to others; they are neither listed nor watched here.
 
-use crate::name::{GatewayId, InvalidName, Name, WorkerId};
+use crate::name::{GatewayId, InvalidName, Name, TrainerId, WorkerId};
 
 /// What a key is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,8 +43,18 @@ pub(crate) enum Key {
     Leader,
     /// A checkpoint that was published.
     Version { model: Name, digest: Name },
-    /// Who runs a fine-tuning job.
+    /// A trainer's record.
+    Trainer(TrainerId),
+    /// A fine-tuning job.
+    Job(Name),
+    /// Who runs it.
     JobOwner(Name),
+    /// How far its ranks are.
+    JobProgress(Name),
+    /// That it is wanted no more.
+    JobCancel(Name),
+    /// How it went.
+    JobCurve(Name),
 }
 
 /// What a reader of the cluster wants to know.
@@ -102,6 +117,16 @@ impl Keys {
         }
     }
 
+    /// The prefix of all trainers.
+    pub(crate) fn trainers(&self) -> String {
+        format!("{}trainers/", self.root)
+    }
+
+    /// The prefix of all jobs and what belongs to them.
+    pub(crate) fn jobs(&self) -> String {
+        format!("{}jobs/", self.root)
+    }
+
     pub(crate) fn format(&self, key: &Key) -> String {
         let path = match key {
             Key::Worker(worker) => format!("workers/{worker}"),
@@ -113,7 +138,12 @@ impl Keys {
             Key::Gateway(gateway) => format!("gateways/{gateway}"),
             Key::Leader => "leader".to_owned(),
             Key::Version { model, digest } => format!("versions/{model}/{digest}"),
+            Key::Trainer(trainer) => format!("trainers/{trainer}"),
+            Key::Job(job) => format!("jobs/{job}"),
             Key::JobOwner(job) => format!("jobs/{job}/owner"),
+            Key::JobProgress(job) => format!("jobs/{job}/progress"),
+            Key::JobCancel(job) => format!("jobs/{job}/cancel"),
+            Key::JobCurve(job) => format!("curves/{job}"),
         };
         format!("{}{path}", self.root)
     }
@@ -138,7 +168,12 @@ impl Keys {
             ["versions", model, digest] => {
                 Ok(Key::Version { model: model.parse()?, digest: digest.parse()? })
             }
+            ["trainers", trainer] => Ok(Key::Trainer(trainer.parse()?)),
+            ["jobs", job] => Ok(Key::Job(job.parse()?)),
             ["jobs", job, "owner"] => Ok(Key::JobOwner(job.parse()?)),
+            ["jobs", job, "progress"] => Ok(Key::JobProgress(job.parse()?)),
+            ["jobs", job, "cancel"] => Ok(Key::JobCancel(job.parse()?)),
+            ["curves", job] => Ok(Key::JobCurve(job.parse()?)),
             _ => Err(ForeignKey::Unknown),
         }
     }
@@ -172,7 +207,12 @@ mod tests {
             name().prop_map(|gateway| Key::Gateway(gateway.into())),
             Just(Key::Leader),
             (name(), name()).prop_map(|(model, digest)| Key::Version { model, digest }),
+            name().prop_map(|trainer| Key::Trainer(trainer.into())),
+            name().prop_map(Key::Job),
             name().prop_map(Key::JobOwner),
+            name().prop_map(Key::JobProgress),
+            name().prop_map(Key::JobCancel),
+            name().prop_map(Key::JobCurve),
         ]
     }
 
@@ -199,7 +239,12 @@ mod tests {
         check(&Key::Version { model: model(), digest: digest() }, "/beige/blue/versions/bge-m3/d0");
         check(&Key::Gateway(name("g1").into()), "/beige/blue/gateways/g1");
         check(&Key::Leader, "/beige/blue/leader");
+        check(&Key::Trainer(name("t1").into()), "/beige/blue/trainers/t1");
+        check(&Key::Job(name("j1")), "/beige/blue/jobs/j1");
         check(&Key::JobOwner(name("j1")), "/beige/blue/jobs/j1/owner");
+        check(&Key::JobProgress(name("j1")), "/beige/blue/jobs/j1/progress");
+        check(&Key::JobCancel(name("j1")), "/beige/blue/jobs/j1/cancel");
+        check(&Key::JobCurve(name("j1")), "/beige/blue/curves/j1");
     }
 
     #[test]
@@ -213,7 +258,7 @@ mod tests {
             "/beige/blue/ready/m/d",
             "/beige/blue/leader/more",
             "/beige/blue/leaders",
-            "/beige/blue/jobs/j1",
+            "/beige/blue/jobs/j1/more",
             "/beige/bluest/workers/w1",
             "/beige/red/workers/w1",
         ] {

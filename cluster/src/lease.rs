@@ -22,7 +22,7 @@ use crate::backoff::Backoff;
 const LEASES_PER_CHECK: u32 = 6;
 
 /// etcd's number of a lease.
-pub(crate) type LeaseId = i64;
+pub type LeaseId = i64;
 
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

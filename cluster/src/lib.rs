@@ -96,6 +96,7 @@ mod dial;
 mod directory;
 mod error;
 mod etcd;
+mod jobs;
 mod keys;
 mod lead;
 mod lease;
@@ -113,6 +114,7 @@ mod sayings;
 #[cfg(test)]
 mod simulator;
 mod swap;
+mod trainers;
 mod transaction;
 mod versions;
 mod view;
@@ -126,17 +128,21 @@ pub use dial::{InvalidSettings, Settings, Tls};
 pub use directory::{Directory, Follow, Freshness, Pace, Sight, follow};
 pub use error::Error;
 pub use etcd::Etcd;
+pub use jobs::{ListedJob, Submitted};
 pub use lead::lead;
+pub use lease::LeaseId;
 pub use listing::EtcdDirectory;
 pub use membership::{Membership, MembershipOptions, Registration};
-pub use name::{GatewayId, InvalidName, Name, WorkerId};
+pub use name::{GatewayId, InvalidName, Name, TrainerId, WorkerId};
 pub use operator::RequestError;
 pub use presence::{Candidate, Presence};
 pub use record::{
-    Alias, Canary, CanaryPlan, Comparison, Gateway, Golden, Histogram, Leader, MalformedGolden, ModelKind,
-    Nack, NackReason, Pin, Ready, Refusal, Sample, Shadow, ShadowSample, Side, Spread, Swap, SwapEvent,
-    SwapMode, SwapPlan, SwapState, TrialSample, Unreadable, Version, Worker,
+    Alias, Canary, CanaryPlan, Comparison, Gateway, Golden, Histogram, Job, JobCurve, JobEvaluation,
+    JobEvent, JobGate, JobOutcome, JobOwner, JobProgress, JobState, JobStep, Leader, MalformedGolden,
+    ModelKind, Nack, NackReason, Pin, Ready, Refusal, Sample, Shadow, ShadowSample, Side, Spread, Swap,
+    SwapEvent, SwapMode, SwapPlan, SwapState, Trainer, TrialSample, Unreadable, Version, Worker,
 };
 pub use swap::{Refused, SwapSettings};
+pub use trainers::TrainerPlace;
 pub use versions::{JobFence, ListedVersion, PutVersion};
 pub use view::{Change, Revisions, View};

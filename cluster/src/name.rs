@@ -177,6 +177,11 @@ identifier! {
     GatewayId
 }
 
+identifier! {
+    /// Which trainer: unique in its cluster, and the same again after a restart where the deployment can keep it so.
+    TrainerId
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

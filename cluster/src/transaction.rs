@@ -146,7 +146,7 @@ impl Etcd {
         let parts = answer.op_responses().into_iter().zip(keys).zip(&mut found);
         for ((part, key), found) in parts {
             if let TxnOpResponse::Get(mut get) = part {
-                *found = get.take_kvs().pop().map(|entry| self.found(key, &entry)).transpose()?.flatten();
+                *found = get.take_kvs().pop().map(|entry| self.found(key, &entry)).transpose()?;
             }
         }
         Ok(found)
@@ -168,10 +168,10 @@ impl Etcd {
         Ok(answer.kvs().iter().filter_map(|entry| self.keys().parse(entry.key()).ok()).collect())
     }
 
-    fn found(&self, key: &Key, entry: &etcd_client::KeyValue) -> Result<Option<Found>, Error> {
+    pub(crate) fn found(&self, key: &Key, entry: &etcd_client::KeyValue) -> Result<Found, Error> {
         let revision = Revision { created: entry.create_revision(), modified: entry.mod_revision() };
         match Record::decode(key, entry.value()) {
-            Ok(record) => Ok(record.map(|record| Found { record, revision, lease: entry.lease() })),
+            Ok(record) => Ok(Found { record, revision, lease: entry.lease() }),
             Err(source) => Err(Error::Unreadable { key: self.keys().format(key), source }),
         }
     }

@@ -136,7 +136,7 @@ impl Etcd {
         let key = self.keys().parse(entry.key()).inspect_err(|foreign| skip(foreign)).ok()?;
         let record = Record::decode(&key, entry.value()).inspect_err(|unreadable| skip(unreadable)).ok()?;
         match (key, record) {
-            (Key::Version { model, digest }, Some(Record::Version(version))) => {
+            (Key::Version { model, digest }, Record::Version(version)) => {
                 Some(ListedVersion { model: model.into(), digest: digest.into(), version: *version })
             }
             (_, _) => None,
@@ -161,7 +161,7 @@ impl Etcd {
 }
 
 impl JobFence {
-    fn fact(&self) -> Fact {
+    pub(crate) fn fact(&self) -> Fact {
         Fact::Since { key: Key::JobOwner(self.job.clone()), created: self.owner_revision }
     }
 }

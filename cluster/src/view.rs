@@ -74,10 +74,12 @@ impl View {
     pub(crate) fn read<'a>(keys: &Keys, entries: impl IntoIterator<Item = Raw<'a>>) -> (Self, Vec<Skipped>) {
         let mut skipped = Vec::new();
         let known = entries.into_iter().filter_map(|raw| {
-            read_entry(keys, raw).unwrap_or_else(|reason| {
-                skipped.push(Skipped { key: String::from_utf8_lossy(raw.key).into_owned(), reason });
-                None
-            })
+            read_entry(keys, raw)
+                .inspect_err(|reason| {
+                    let key = String::from_utf8_lossy(raw.key).into_owned();
+                    skipped.push(Skipped { key, reason: reason.clone() });
+                })
+                .ok()
         });
         let view = Self::of(known);
         (view, skipped)
@@ -104,11 +106,11 @@ impl View {
     }
 }
 
-/// What `raw` says; none where no view is made of such.
-fn read_entry(keys: &Keys, raw: Raw<'_>) -> Result<Option<(Key, Record, Revision)>, String> {
+/// What `raw` says.
+fn read_entry(keys: &Keys, raw: Raw<'_>) -> Result<(Key, Record, Revision), String> {
     let key = keys.parse(raw.key).map_err(|foreign| foreign.to_string())?;
     let record = Record::decode(&key, raw.value).map_err(|unreadable| unreadable.to_string())?;
-    Ok(record.map(|record| (key, record, raw.revision)))
+    Ok((key, record, raw.revision))
 }
 
 /// A view whose readiness is not yet held against its workers.

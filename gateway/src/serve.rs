@@ -113,7 +113,7 @@ pub async fn run(ends: Ends, serving: Serving, stop: CancellationToken) -> Resul
     standing::begin(&reporter).await;
     let control = Control::new((etcd, store), sources.views.clone(), serving.collection);
     let (gossip, heard) = Gossip::channel();
-    tasks.spawn(pool::run(sources, heard, picture, guard.workers, ended.clone()));
+    tasks.spawn(pool::run(sources, heard, picture, guard.workers.clone(), ended.clone()));
     if let Some(keys) = &guard.keys {
         tasks.spawn(Arc::clone(keys).follow(ended.clone()));
     }
@@ -128,7 +128,7 @@ pub async fn run(ends: Ends, serving: Serving, stop: CancellationToken) -> Resul
 
     let dispatcher = Arc::new(Dispatcher::new(serving.limits, fleet, ledger, metrics.clone(), gossip));
     tasks.spawn(presence::tell(Arc::clone(&dispatcher), record, ended.clone()));
-    let service = Service::new(dispatcher, control, tasks.clone(), ended.clone());
+    let service = Service::new(dispatcher, control, tasks.clone(), ended.clone(), guard.workers);
     let edge =
         Edge { metrics, default_deadline: serving.default_deadline, steps: steps.clone(), keys: guard.keys };
     let door = Door::new(public, guard.tls, refusals);
@@ -174,11 +174,13 @@ fn router(
     let reranking = v1::reranking_server::RerankingServer::new(service.clone());
     let tokens = v1::tokens_server::TokensServer::new(service.clone());
     let models = v1::models_server::ModelsServer::new(service.clone());
+    let training = v1::training_server::TrainingServer::new(service.clone());
     let cluster = v1::cluster_server::ClusterServer::new(service);
     let routes = Routes::new(embeddings.max_decoding_message_size(most))
         .add_service(reranking.max_decoding_message_size(most))
         .add_service(tokens.max_decoding_message_size(most))
         .add_service(models.max_decoding_message_size(most))
+        .add_service(training.max_decoding_message_size(most))
         .add_service(cluster.max_decoding_message_size(most))
         .add_service(health)
         .add_service(reflection().build_v1()?)

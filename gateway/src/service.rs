@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::Extensions;
 use proto::v1;
+use tls::Dialer;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,6 +27,7 @@ mod models;
 mod reranking;
 mod stream;
 mod tokens;
+mod training;
 
 /// With what callers without keys that share an address tell themselves apart.
 const CALLER: &str = "beige-caller";
@@ -40,20 +42,23 @@ pub struct Service {
     /// Tasks of open streams.
     streams: TaskTracker,
     shadows: Shadows,
+    /// Makes connections to trainers.
+    trainers: Dialer,
 }
 
 impl Service {
     /// The services over `dispatcher` and `control`; open streams are tasks of `streams`, and so is what goes on without a caller,
-    /// until `stop`.
+    /// until `stop`. Trainers are reached by `trainers`.
     #[must_use]
     pub fn new(
         dispatcher: Arc<Dispatcher>,
         control: Control,
         streams: TaskTracker,
         stop: CancellationToken,
+        trainers: Dialer,
     ) -> Self {
         let shadows = Shadows::new(streams.clone(), stop);
-        Self { dispatcher, control, streams, shadows }
+        Self { dispatcher, control, streams, shadows, trainers }
     }
 
     /// Answers one request.

@@ -124,7 +124,8 @@ fn build() -> PathBuf {
     if cfg!(debug_assertions) {
         command.args(["test", "--workspace", "--no-run"]);
     } else {
-        command.args(["build", "--release", "-p", "cli", "-p", "gateway", "-p", "worker", "-p", "tests"]);
+        command.args(["build", "--release", "-p", "cli", "-p", "gateway", "-p", "trainer", "-p", "worker"]);
+        command.args(["-p", "tests"]);
         command.args(["--bins", "--examples"]);
     }
     command.args(["--locked", "--quiet"]);

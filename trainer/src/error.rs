@@ -8,6 +8,8 @@ use tch::TchError;
 use thiserror::Error;
 use torch_ext::TorchError;
 
+use crate::service::TRY_AGAIN;
+
 /// Why a job cannot go on, by what its owner can do.
 #[derive(Debug, Error)]
 pub enum TrainError {
@@ -42,6 +44,18 @@ pub enum TrainError {
 }
 
 impl TrainError {
+    /// The exit code of a process that ends with it, as `sysexits.h` has them: 65 for data, 74 for files, 71 for memory,
+    /// and 75 for what another try may do better, such as ranks that are gone.
+    #[must_use]
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::Format { .. } | Self::Unsupported(_) | Self::Model(_) => 65,
+            Self::Io { .. } => 74,
+            Self::OutOfMemory(_) => 71,
+            Self::Torch(_) => TRY_AGAIN,
+        }
+    }
+
     pub(crate) fn io(path: &Path, source: io::Error) -> Self {
         Self::Io { path: path.to_owned(), source }
     }

@@ -364,7 +364,8 @@ impl Job {
         42
     }
 
-    fn metric() -> String {
+    /// What models are compared by where nothing is said.
+    pub(crate) fn metric() -> String {
         "ndcg_at_10".to_owned()
     }
 

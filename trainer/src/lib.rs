@@ -11,6 +11,7 @@ pub mod objective;
 pub mod optimizer;
 pub mod rank;
 pub mod schedule;
+pub mod service;
 pub mod step;
 pub mod trace;
 pub mod trained;

@@ -1,18 +1,22 @@
-//! `beige-trainer`: one rank of a fine-tuning job, or the replay of a recorded run of the reference.
+//! `beige-trainer`: the job service, one rank of a fine-tuning job, an evaluation, or the replay of a recorded run of the
+//! reference.
 
-use std::io::Write as _;
+use std::io::{self, Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::thread;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use model::{Overrides, Pooling};
 use torch_ext::{Group, Seat, Store};
+use trainer::TrainError;
 use trainer::collective::{Alone, Collective};
 use trainer::data::Corpus;
 use trainer::evaluate::{Directory, Evaluation};
 use trainer::job::{EvaluationData, Job};
 use trainer::rank;
+use trainer::service::{self, Config, ServeArgs};
 use trainer::trace::{Places, replay};
 
 /// Fine-tunes embedding and reranking models.
@@ -28,6 +32,10 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Run the jobs of a cluster
+    ///
+    /// Jobs are submitted to the cluster's gateways; ranks are processes of this program.
+    Serve(Box<ServeArgs>),
     /// Replay a recorded run of FlagEmbedding and print the worst differences; exits 0 when they are allowed
     Replay {
         /// The trace's folder
@@ -99,14 +107,33 @@ struct RankArgs {
     /// Seconds that a rank waits for the others
     #[arg(long, default_value_t = 1800)]
     timeout_seconds: u64,
+    /// End when standard input ends: for a supervisor that may die
+    #[arg(long)]
+    exit_on_stdin_eof: bool,
 }
 
-fn main() -> anyhow::Result<ExitCode> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    let Args { verb, threads } = match Args::parse() {
+        Args { verb: Verb::Serve(args), threads } => return serve(*args, threads),
+        args => args,
+    };
     // Stdout is for progress and answers.
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
-    model::prepare(model::Device::Cpu, args.threads)?;
-    match args.verb {
+    tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(false).init();
+    match run(verb, threads) {
+        Ok(code) => code,
+        Err(error) => {
+            // The last line of a process that failed, for people and for the trainer.
+            let _ = writeln!(io::stderr(), "{error}");
+            ExitCode::from(error.code())
+        }
+    }
+}
+
+fn run(verb: Verb, threads: usize) -> Result<ExitCode, TrainError> {
+    model::prepare(model::Device::Cpu, threads)
+        .map_err(|error| TrainError::Unsupported(error.to_string()))?;
+    match verb {
+        Verb::Serve(_) => unreachable!("it is taken care of before"),
         Verb::Replay { dir, root, checkpoints } => {
             let report = replay(&dir, &Places { root, checkpoints })?;
             say(&report)?;
@@ -116,10 +143,13 @@ fn main() -> anyhow::Result<ExitCode> {
             let data = EvaluationData { corpus, queries, qrels, sts, split: None };
             let evaluation = Evaluation::read(&data, &Corpus::default())?;
             let mut embedder = Directory::open(&model, &Overrides { pooling, max_tokens })?;
-            say(serde_json::to_string(&evaluation.measure(&mut embedder)?)?)?;
+            say(json(&evaluation.measure(&mut embedder)?)?)?;
             Ok(ExitCode::SUCCESS)
         }
         Verb::Rank(args) => {
+            if args.exit_on_stdin_eof {
+                end_with_stdin();
+            }
             let job = Job::load(&args.job)?;
             if args.ranks == 1 {
                 train(&job, &Alone)?;
@@ -138,21 +168,62 @@ fn main() -> anyhow::Result<ExitCode> {
     }
 }
 
+/// Runs the job service.
+fn serve(args: ServeArgs, threads: usize) -> ExitCode {
+    let served = || -> Result<(), service::Failure> {
+        let config = Config::from_args(args, threads)?;
+        let device = |error: model::DeviceError| io::Error::other(error.to_string());
+        model::prepare(model::Device::Cpu, threads).map_err(device)?;
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("trainer").build()?;
+        let served = runtime.block_on(service::serve(config));
+        // What is still running has been given up.
+        runtime.shutdown_background();
+        served
+    };
+    match served() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // The last line of a process that failed, for people; where there is no standard error, nobody reads it.
+            let _ = writeln!(io::stderr(), "beige-trainer: {failure}");
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+/// Ends this process once whoever started it is gone: nobody would take in what it makes, and another may have begun the
+/// same job.
+fn end_with_stdin() {
+    let read = || {
+        let mut ignored = [0; 64];
+        while matches!(io::stdin().lock().read(&mut ignored), Ok(read) if read > 0) {}
+        model::exit_now(service::TRY_AGAIN)
+    };
+    // Not joined: it ends with the process. Without it a rank whose trainer dies goes on for a while, to no avail.
+    if let Err(error) = thread::Builder::new().name("stdin".to_owned()).spawn(read) {
+        tracing::warn!(%error, "standard input is not watched");
+    }
+}
+
 /// Rank 0 tells of all that happens.
-fn train(job: &Job, world: &impl Collective) -> anyhow::Result<()> {
+fn train(job: &Job, world: &impl Collective) -> Result<(), TrainError> {
     let speaks = world.place().rank == 0;
     let mut failed = None;
     rank::run(job, world, |told| {
-        if speaks && let Err(error) = serde_json::to_string(told).map_err(Into::into).and_then(say) {
+        if speaks && let Err(error) = json(told).and_then(say) {
             failed.get_or_insert(error);
         }
     })?;
     failed.map_or(Ok(()), Err)
 }
 
+fn json(value: &impl serde::Serialize) -> Result<String, TrainError> {
+    serde_json::to_string(value).map_err(|error| TrainError::Unsupported(error.to_string()))
+}
+
 /// A line, seen at once by whoever reads.
-fn say(line: impl std::fmt::Display) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{line}")?;
-    Ok(out.flush()?)
+fn say(line: impl std::fmt::Display) -> Result<(), TrainError> {
+    let mut out = io::stdout().lock();
+    let written = writeln!(out, "{line}").and_then(|()| out.flush());
+    written.map_err(|source| TrainError::Io { path: PathBuf::from("standard output"), source })
 }

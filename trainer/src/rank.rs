@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use model::{Device, Task, Tokenizer, Trainee};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use crate::checkpoint::{Best, Checkpoints, State};
@@ -23,7 +23,7 @@ use crate::step::{Moment, Pairs, Settings, Step, sum_gradients};
 use crate::trained;
 
 /// What an optimiser step came to.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
     /// Steps taken.
     pub step: u64,
@@ -42,7 +42,7 @@ pub struct Progress {
 }
 
 /// Something that a run tells of.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Told {
     /// A step was taken.
@@ -109,6 +109,16 @@ pub fn run(job: &Job, world: &impl Collective, mut report: impl FnMut(&Told)) ->
     together(world)?;
     report(&Told::Finished { model, step });
     Ok(())
+}
+
+/// What the model of `job` is evaluated on, if anything: the same for whoever measures it.
+///
+/// # Errors
+/// [`TrainError::Io`]; [`TrainError::Format`] names the file and the line.
+pub fn evaluation(job: &Job) -> Result<Option<Evaluation>, TrainError> {
+    let Some(data) = &job.evaluation else { return Ok(None) };
+    let (_, held) = parts(job)?;
+    Evaluation::read(data, &Corpus::new(held)).map(Some)
 }
 
 /// The step that all ranks go on from: rank 0's, since it alone writes checkpoints.
@@ -345,13 +355,14 @@ fn schedule(job: &Job, micro_steps: usize) -> Schedule {
     Schedule { peak: job.learning_rate, warmup, steps, shape: job.lr_scheduler_type }
 }
 
-/// What this rank reads, and what is held out of it.
-fn stream(job: &Job, place: Place) -> Result<(Stream, Corpus), TrainError> {
-    let Place { rank, ranks } = place;
+/// The files of a job, by where they were named, and what is held out of each.
+type Parts = (Vec<(PathBuf, Vec<Part>)>, Vec<Part>);
+
+fn parts(job: &Job) -> Result<Parts, TrainError> {
     let mut random = Random::new(job.seed);
     let mut named = Vec::new();
     for path in &job.train_data {
-        let open = |path: &std::path::PathBuf| Part::open(path, job.max_example_num_per_dataset, &mut random);
+        let open = |path: &PathBuf| Part::open(path, job.max_example_num_per_dataset, &mut random);
         let parts = files(path)?.iter().map(open).collect::<Result<Vec<_>, _>>()?;
         named.push((path.clone(), parts));
     }
@@ -363,6 +374,13 @@ fn stream(job: &Job, place: Place) -> Result<(Stream, Corpus), TrainError> {
             held.push(out);
         }
     }
+    Ok((named, held))
+}
+
+/// What this rank reads, and what is held out of it.
+fn stream(job: &Job, place: Place) -> Result<(Stream, Corpus), TrainError> {
+    let Place { rank, ranks } = place;
+    let (named, held) = parts(job)?;
     let batch = job.per_device_train_batch_size;
     let (corpus, order) = if job.same_dataset_within_batch {
         let thresholds = by_file::Thresholds { small: job.small_threshold, dropped: job.drop_threshold };

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use proto::v1::require::What;
 use proto::v1::{EmbedRequest, EmbedResponse, GetModelRequest, Provenance, Require};
+use publisher::{is_lost, persist};
 use tonic::{Code, Status};
 
-use crate::failure::{self, Failure};
-use crate::patience::persist;
+use crate::failure::{self, Failure, waiting};
 use crate::print;
 use crate::remote::Gateway;
 
@@ -46,7 +46,7 @@ impl Caller {
             request.require = Some(Require { what: Some(What::Digest(digest.to_owned())), min_epoch: 0 });
         }
         let call = async || self.gateway.embeddings().embed(self.gateway.request(request.clone())).await;
-        let response = match persist(self.patience, call).await {
+        let response = match persist(self.patience, waiting, call).await {
             Ok(response) => response.into_inner(),
             Err(status) => return Err(self.explain(status, &batch, digest).await),
         };
@@ -71,7 +71,7 @@ impl Caller {
 
     async fn explain(&self, status: Status, batch: &Batch, digest: Option<&str>) -> Failure {
         let gone = matches!(status.code(), Code::FailedPrecondition | Code::NotFound);
-        if let (Some(digest), true) = (digest, gone && !failure::is_lost(&status)) {
+        if let (Some(digest), true) = (digest, gone && !is_lost(&status)) {
             return self.checkpoint_gone(digest).await;
         }
         let place = failure::field(&status).and_then(|field| input_place(&field));

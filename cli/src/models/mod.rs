@@ -3,7 +3,6 @@
 //! One file per group of verbs. A swap is the cluster's business: what is asked for here goes on when this process is
 //! gone, and is only watched.
 
-mod files;
 mod gc;
 mod list;
 mod objects;
@@ -13,7 +12,6 @@ mod promote;
 mod publish;
 mod show;
 mod swap;
-mod upload;
 mod watch;
 
 use clap::{Args, Subcommand};

@@ -6,17 +6,16 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueEnum};
 use manifest::ManifestFile;
 use proto::v1::{CheckpointFile, GetSwapRequest, Metric, Preparation, PublishBegin, Stage, Swap, Version};
+use publisher::{Cut, News, Outgoing, persist};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task;
 use tonic::Status;
 
 use super::plan::PlanArgs;
-use super::upload::{self, Cut, News};
-use super::{files, objects, swap, watch};
-use crate::failure::Failure;
+use super::{objects, swap, watch};
+use crate::failure::{Failure, waiting};
 use crate::meter::Meter;
-use crate::patience::persist;
 use crate::print;
 use crate::remote::{Gateway, Remote};
 
@@ -82,7 +81,7 @@ pub(super) async fn run(args: PublishArgs, remote: &Remote) -> Result<(), Failur
     if !args.promote {
         args.plan.without_swap()?;
     }
-    let paths = files::find(&args.dir)?;
+    let paths = publisher::find(&args.dir)?;
     // Before the bytes are read, so that a wrong address is known at once.
     let gateway = remote.connect().await?;
     let files = hashed(&args, paths, remote).await?;
@@ -137,13 +136,13 @@ async fn hashed(
         // One that finds another waiting is not missed.
         let _ = progress.try_send(read);
     };
-    let work = move || files::hash(&dir, &paths, &told);
+    let work = move || publisher::hash(&dir, &paths, &told);
     let work = task::spawn_blocking(work);
     while let Some(read) = reports.recv().await {
         meter.advance(read, "hashing");
     }
     meter.finish();
-    work.await.map_err(anyhow::Error::from)?
+    Ok(work.await.map_err(anyhow::Error::from)??)
 }
 
 async fn publish(
@@ -165,15 +164,16 @@ async fn publish(
     };
     // A failure of this machine is not cured by patience.
     let mut here = None;
-    let attempt = async || match upload::attempt(gateway, &args.dir, &begin, files, &mut told).await {
+    let call = async |outgoing: Outgoing| gateway.models().publish(gateway.unhurried(outgoing)).await;
+    let attempt = async || match publisher::attempt(call, &args.dir, &begin, files, &mut told).await {
         Ok(version) => Ok(Some(version)),
         Err(Cut::Status(status)) => Err(status),
         Err(Cut::Here(failure)) => {
-            here = Some(failure);
+            here = Some(failure.into());
             Ok(None)
         }
     };
-    let published: Result<_, Status> = persist(Duration::from_secs(args.patience), attempt).await;
+    let published: Result<_, Status> = persist(Duration::from_secs(args.patience), waiting, attempt).await;
     meter.finish();
     match published? {
         Some(version) => Ok(version),

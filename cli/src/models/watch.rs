@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use clap::Args;
 use proto::v1::{Swap, WatchSwapRequest};
+use publisher::{is_lost, persist};
 use tonic::Streaming;
 
 use super::{objects, swap};
-use crate::failure::{Failure, is_lost};
-use crate::patience::persist;
+use crate::failure::{Failure, waiting};
 use crate::print;
 use crate::remote::{Gateway, Remote};
 use live::Live;
@@ -63,7 +63,7 @@ async fn watch(
     let mut last = None;
     loop {
         let open = async || gateway.models().watch_swap(gateway.unhurried(asked.clone())).await;
-        let mut swaps = persist(PATIENCE, open).await?.into_inner();
+        let mut swaps = persist(PATIENCE, waiting, open).await?.into_inner();
         match follow(&mut swaps, &mut last, show).await? {
             Ended::Told => return Ok(last),
             Ended::Lost => {}

@@ -45,8 +45,10 @@ dies is started again; one that cannot start ends everything, with exit code 1 a
 A model is a directory in Hugging Face layout, `[NAME=]DIR[,pooling=cls|mean|last][,max_tokens=N]`; its name \
 is the directory's unless one is given. Without --model it is the default model that set-up has fetched.
 
-etcd's data, published checkpoints and the workers' cache of them are in a temporary directory that is \
-removed at the end, unless --data names one to keep. --store puts checkpoints elsewhere: file:///DIR, \
+Fine-tuning jobs (`beige train`) run on a trainer, which reads below --data-root and the models' directories.
+
+etcd's data, published checkpoints, the workers' cache of them and what jobs write are in a temporary \
+directory that is removed at the end, unless --data names one to keep. --store puts checkpoints elsewhere: file:///DIR, \
 s3://BUCKET/PREFIX or gs://BUCKET/PREFIX.
 
 Examples:
@@ -55,7 +57,7 @@ Examples:
   beige up --workers 1 --device cuda:0 --dtype bf16 --listen 0.0.0.0:8080
   beige up --json --log-dir /tmp/beige-logs";
 
-/// Run a whole cluster on this machine: etcd, gateways, workers.
+/// Run a whole cluster on this machine: etcd, gateways, workers, a trainer.
 #[derive(Args, Debug)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct UpArgs {
@@ -65,6 +67,12 @@ pub(crate) struct UpArgs {
     /// Workers to run; all serve all models
     #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: u16,
+    /// Directory that fine-tuning jobs read from; what they name is relative to it
+    #[arg(long, default_value = ".", value_name = "DIR")]
+    data_root: PathBuf,
+    /// Run no trainer: jobs cannot be submitted
+    #[arg(long)]
+    no_trainer: bool,
     /// Gateways to run; one of them leads
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     gateways: u16,
@@ -148,7 +156,9 @@ pub(crate) async fn run(args: UpArgs) -> Result<(), Failure> {
     let (mut supervisor, mut beyond_help) = Supervisor::new(args.log_dir.clone())?;
     let end = serve(&plan, &mut supervisor, (&mut signals, &mut beyond_help)).await;
     match &end {
-        End::Asked => print::note("stopping: gateways first, then the workers, then etcd"),
+        End::Asked => {
+            print::note("stopping: the trainer and the gateways first, then the workers, then etcd");
+        }
         End::GaveUp(_) | End::Failed(_) => {}
     }
     let orderly = supervisor.stop(&mut signals, plan.grace).await;
@@ -190,6 +200,9 @@ async fn bring_up(plan: &Plan, supervisor: &mut Supervisor) -> Result<(), Failur
     }
     for number in 0..plan.workers.len() {
         supervisor.start(Role::Worker, plan.worker(number))?;
+    }
+    if let Some(trainer) = plan.trainer() {
+        supervisor.start(Role::Trainer, trainer)?;
     }
     supervisor.all_ready().await;
     let models = settled_models(plan).await?;

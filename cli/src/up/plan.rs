@@ -33,6 +33,7 @@ pub(crate) struct Plan {
     pub(crate) workers: Vec<WorkerPlan>,
     /// The first is where `--listen` and `--admin` say.
     pub(crate) gateways: Vec<GatewayPlan>,
+    trainer: Option<TrainerPlan>,
     etcd_client: SocketAddr,
     etcd_peer: SocketAddr,
     data: Data,
@@ -59,7 +60,16 @@ pub(crate) struct GatewayPlan {
     pub(crate) admin: SocketAddr,
 }
 
-/// Where the cluster keeps its data: etcd's, published checkpoints, and the workers' cache of them.
+/// The trainer.
+struct TrainerPlan {
+    program: PathBuf,
+    admin: SocketAddr,
+    /// What jobs may read.
+    roots: Vec<PathBuf>,
+}
+
+/// Where the cluster keeps its data: etcd's, published checkpoints, the workers' cache of them, and what
+/// jobs write.
 enum Data {
     /// Removed when the plan is dropped.
     Temporary(TempDir),
@@ -94,7 +104,7 @@ impl Programs {
 }
 
 impl Data {
-    /// One of its parts: a directory for etcd, for the store or for the cache.
+    /// One of its parts: a directory for etcd, for the store, for the cache or for jobs.
     fn part(&self, name: &str) -> PathBuf {
         let root = match self {
             Self::Temporary(directory) => directory.path(),
@@ -117,6 +127,7 @@ impl Plan {
             })
             .collect::<Result<Vec<_>, Failure>>()?;
         let data = data(args.data.clone())?;
+        let trainer = if args.no_trainer { None } else { Some(trainer(args, &models, reserve()?)?) };
         let store = match &args.store {
             Some(store) => store.clone(),
             None => format!("file://{}", data.part("store").display()),
@@ -125,6 +136,7 @@ impl Plan {
             programs,
             models,
             gateways: gateways(args)?,
+            trainer,
             store,
             threads: args.threads.map_or_else(|| share_of_cores(workers.len()), usize::from),
             workers,
@@ -192,6 +204,24 @@ impl Plan {
         Program { name: id.clone(), path: self.programs.gateway.clone(), args, health, leash: Leash::Stdin }
     }
 
+    /// The trainer, where there is one.
+    pub(crate) fn trainer(&self) -> Option<Program> {
+        let TrainerPlan { program, admin, roots } = self.trainer.as_ref()?;
+        let mut args = vec!["serve".into()];
+        args.extend(flags(&[
+            ("id", "trainer"),
+            ("etcd", &self.etcd_url()),
+            ("cluster", CLUSTER),
+            ("listen", "127.0.0.1:0"),
+            ("admin", &admin.to_string()),
+            ("log-format", &flag_value(&self.log_format)),
+        ]));
+        args.extend(roots.iter().flat_map(|root| ["--data-root".into(), root.into()]));
+        args.extend(["--output".into(), self.data.part("jobs").into(), "--exit-on-stdin-eof".into()]);
+        let (path, health) = (program.clone(), (*admin, "/readyz"));
+        Some(Program { name: "trainer".to_owned(), path, args, health, leash: Leash::Stdin })
+    }
+
     /// Worker number `number`.
     pub(crate) fn worker(&self, number: usize) -> Program {
         let worker = &self.workers[number];
@@ -219,6 +249,22 @@ impl Plan {
             leash: Leash::Stdin,
         }
     }
+}
+
+/// A trainer, which reads where it is told to and where models are.
+fn trainer(args: &UpArgs, models: &[ModelSpec], admin: SocketAddr) -> Result<TrainerPlan, Failure> {
+    let remedy = "build it beside `beige`, with `cargo build --workspace --bins`, put it on the PATH, or say --no-trainer";
+    let missing = || Failure::Local(anyhow::anyhow!("the program beige-trainer is missing: {remedy}"));
+    let program = config::find_program("beige-trainer").ok_or_else(missing)?;
+    if !args.data_root.is_dir() {
+        return Err(Failure::Usage(format!(
+            "--data-root: there is no directory {}",
+            args.data_root.display()
+        )));
+    }
+    let roots =
+        std::iter::once(args.data_root.clone()).chain(models.iter().map(|model| model.directory.clone()));
+    Ok(TrainerPlan { program, admin, roots: roots.collect() })
 }
 
 fn flags(pairs: &[(&str, &str)]) -> Vec<OsString> {
@@ -287,7 +333,7 @@ fn data(kept: Option<PathBuf>) -> Result<Data, Failure> {
         let directory = tempfile::Builder::new().prefix("beige-up-").tempdir();
         Data::Temporary(directory.context("cannot make a temporary directory")?)
     };
-    for part in ["etcd", "store", "cache"] {
+    for part in ["etcd", "store", "cache", "jobs"] {
         let directory = data.part(part);
         // etcd warns of a directory that others may read.
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&directory);

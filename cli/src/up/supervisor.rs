@@ -22,11 +22,12 @@ pub(crate) enum Role {
     Etcd,
     Gateway,
     Worker,
+    Trainer,
 }
 
-/// The gateway first: it takes no more calls and finishes those it has, for which it needs the workers.
+/// The trainer first: it hands its jobs back. Then the gateway: it takes no more calls and finishes those it has, for which it needs the workers.
 /// Then the workers, which take their names out of etcd. Then etcd.
-const STOP_ORDER: [Role; 3] = [Role::Gateway, Role::Worker, Role::Etcd];
+const STOP_ORDER: [Role; 4] = [Role::Trainer, Role::Gateway, Role::Worker, Role::Etcd];
 
 /// The children of this process.
 pub(crate) struct Supervisor {

@@ -31,7 +31,7 @@ impl Scene {
         }
         fs::write(scene.path("mini/config.json"), "{}").unwrap();
         fs::copy(env!("CARGO_BIN_EXE_beige"), scene.path("bin/beige")).unwrap();
-        for name in ["beige-gateway", "beige-worker"] {
+        for name in ["beige-gateway", "beige-trainer", "beige-worker"] {
             scene.install(
                 name,
                 &format!("FAKE_SERVICE={name} FAKE_ARGS=\"$*\" exec '{}' {}", this(), service::TEST),

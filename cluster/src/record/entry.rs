@@ -1,6 +1,9 @@
 //! A key and what is there, taken together.
 
-use super::{Alias, Gateway, Leader, Nack, Pin, Ready, Swap, Unreadable, Version, Worker, decode, encode};
+use super::{
+    Alias, Gateway, Job, JobCurve, JobOwner, JobProgress, Leader, Nack, Pin, Ready, Swap, Trainer,
+    Unreadable, Version, Worker, decode, encode,
+};
 use crate::keys::Key;
 
 /// Where an entry stands in etcd's history.
@@ -32,12 +35,19 @@ pub(crate) enum Record {
     Gateway(Gateway),
     Leader(Leader),
     Version(Box<Version>),
+    Trainer(Trainer),
+    Job(Box<Job>),
+    JobOwner(JobOwner),
+    JobProgress(JobProgress),
+    JobCurve(JobCurve),
+    /// There is nothing to say but that it is wanted no more.
+    JobCancel,
 }
 
 impl Record {
-    /// What the bytes at `key` say; none where they are not ours to read.
-    pub(crate) fn decode(key: &Key, bytes: &[u8]) -> Result<Option<Self>, Unreadable> {
-        Ok(Some(match key {
+    /// What the bytes at `key` say.
+    pub(crate) fn decode(key: &Key, bytes: &[u8]) -> Result<Self, Unreadable> {
+        Ok(match key {
             Key::Worker(id) => Self::Worker(Worker::decode(id.clone(), bytes)?),
             Key::Ready { .. } => Self::Ready(decode(bytes)?),
             Key::Nack { .. } => Self::Nack(decode(bytes)?),
@@ -47,8 +57,13 @@ impl Record {
             Key::Gateway(_) => Self::Gateway(decode(bytes)?),
             Key::Leader => Self::Leader(decode(bytes)?),
             Key::Version { .. } => Self::Version(decode(bytes)?),
-            Key::JobOwner(_) => return Ok(None),
-        }))
+            Key::Trainer(_) => Self::Trainer(decode(bytes)?),
+            Key::Job(_) => Self::Job(decode(bytes)?),
+            Key::JobOwner(_) => Self::JobOwner(decode(bytes)?),
+            Key::JobProgress(_) => Self::JobProgress(decode(bytes)?),
+            Key::JobCurve(_) => Self::JobCurve(decode(bytes)?),
+            Key::JobCancel(_) => Self::JobCancel,
+        })
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -62,6 +77,12 @@ impl Record {
             Self::Gateway(gateway) => encode(gateway),
             Self::Leader(leader) => encode(leader),
             Self::Version(version) => encode(version),
+            Self::Trainer(trainer) => encode(trainer),
+            Self::Job(job) => encode(job),
+            Self::JobOwner(owner) => encode(owner),
+            Self::JobProgress(progress) => encode(progress),
+            Self::JobCurve(curve) => encode(curve),
+            Self::JobCancel => b"{\"v\":1}".to_vec(),
         }
     }
 }

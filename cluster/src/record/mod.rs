@@ -9,6 +9,7 @@
 mod alias;
 mod entry;
 mod gateway;
+mod job;
 mod leader;
 mod nack;
 mod pin;
@@ -24,6 +25,10 @@ pub(crate) use entry::{Raw, Record, Revision};
 
 pub use alias::{Alias, Canary, Shadow};
 pub use gateway::{Gateway, TrialSample};
+pub use job::{
+    Job, JobCurve, JobEvaluation, JobEvent, JobGate, JobOutcome, JobOwner, JobProgress, JobState, JobStep,
+    Trainer,
+};
 pub use leader::Leader;
 pub use nack::{Nack, NackReason};
 pub use pin::Pin;

@@ -31,7 +31,8 @@ async fn serve(kind: &str, args: &[String]) {
     let name = flag("--id").unwrap_or("gateway");
     let mut terminate = signal(SignalKind::terminate()).unwrap();
     tell(&format!("started {name} {} {}", std::process::id(), args.join(" ")));
-    let _public = (kind != "beige-worker").then(|| Fake::serve(flag("--listen").unwrap(), &["mini"]));
+    let _public = (kind == "beige-gateway" || kind == "stubborn")
+        .then(|| Fake::serve(flag("--listen").unwrap(), &["mini"]));
     let admin = TcpListener::bind(flag("--admin").unwrap()).await.unwrap();
     let mut orphaned = stdin_ends();
     loop {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use manifest::ManifestFile;
 
-use crate::failure::Failure;
+use crate::Failure;
 
 /// Files that loaders look for by name, in the checkpoint and in the directories of its modules.
 const NAMES: [&str; 16] = [
@@ -42,11 +42,11 @@ const TOKENIZERS: [&str; 5] =
 /// What no loader reads stays at home: notes, training state, other formats; pickles whatever they hold.
 ///
 /// # Errors
-/// [`Failure::Usage`] where there is no checkpoint, and why.
-pub(super) fn find(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
+/// [`Failure::NoCheckpoint`] where there is no checkpoint, and why.
+pub fn find(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
     let shown = dir.display();
     if !dir.is_dir() {
-        return Err(Failure::Usage(format!("there is no directory {shown}")));
+        return Err(Failure::NoCheckpoint(format!("there is no directory {shown}")));
     }
     let mut found = BTreeSet::new();
     let mut pickle = None;
@@ -61,7 +61,7 @@ pub(super) fn find(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
             pickle = Some(name);
         }
     }
-    check(&found, pickle.as_deref()).map_err(|why| Failure::Usage(format!("{shown} {why}")))?;
+    check(&found, pickle.as_deref()).map_err(|why| Failure::NoCheckpoint(format!("{shown} {why}")))?;
     Ok(found.into_iter().collect())
 }
 
@@ -102,7 +102,10 @@ fn check(found: &BTreeSet<PathBuf>, pickle: Option<&str>) -> Result<(), String> 
 }
 
 /// Hashes `files` of `dir` one by one; `told` hears how many bytes are read so far. Blocks.
-pub(super) fn hash(dir: &Path, files: &[PathBuf], told: &impl Fn(u64)) -> Result<Vec<ManifestFile>, Failure> {
+///
+/// # Errors
+/// [`Failure::Local`] where one cannot be read; [`Failure::NoCheckpoint`] where they make up none.
+pub fn hash(dir: &Path, files: &[PathBuf], told: &impl Fn(u64)) -> Result<Vec<ManifestFile>, Failure> {
     let mut before = 0;
     let mut hashed = Vec::with_capacity(files.len());
     for file in files {
@@ -119,7 +122,7 @@ pub(super) fn hash(dir: &Path, files: &[PathBuf], told: &impl Fn(u64)) -> Result
         hashed.push(ManifestFile { path: parts.join("/"), sha256, size });
     }
     hashed.sort_by(|a, b| a.path.cmp(&b.path));
-    manifest::check(&hashed).map_err(|error| Failure::Usage(error.to_string()))?;
+    manifest::check(&hashed).map_err(|error| Failure::NoCheckpoint(error.to_string()))?;
     Ok(hashed)
 }
 

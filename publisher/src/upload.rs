@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use futures::stream;
+use futures::stream::{self, BoxStream, StreamExt as _};
 use manifest::ManifestFile;
 use proto::v1::publish_request::Step as Sent;
 use proto::v1::publish_response::Step as Heard;
@@ -17,18 +17,21 @@ use proto::v1::{
 };
 use tokio::sync::mpsc;
 use tokio::task;
-use tonic::{Status, Streaming};
+use tonic::{Response, Status, Streaming};
 
-use crate::failure::Failure;
-use crate::remote::Gateway;
+use crate::Failure;
 
 /// Bytes of a chunk: the most that is taken.
 const CHUNK: usize = 1 << 20;
 /// Chunks read ahead of the connection.
 const AHEAD: usize = 4;
 
+/// What is sent.
+pub type Outgoing = BoxStream<'static, PublishRequest>;
+
 /// Why an attempt ended before the checkpoint was published.
-pub(super) enum Cut {
+#[derive(Debug)]
+pub enum Cut {
     /// By the server or on the way; a next attempt may fare better.
     Status(Status),
     /// Here.
@@ -42,7 +45,8 @@ impl From<Failure> for Cut {
 }
 
 /// What an attempt tells of its progress.
-pub(super) enum News<'a> {
+#[derive(Debug)]
+pub enum News<'a> {
     /// So many of the bytes that are to be in the store are there.
     Sent {
         /// Bytes that are there.
@@ -54,9 +58,12 @@ pub(super) enum News<'a> {
     Trial(&'a Preparation),
 }
 
-/// Sends what is wanted of the checkpoint in `dir`, once.
-pub(super) async fn attempt(
-    gateway: &Gateway,
+/// Sends what is wanted of the checkpoint in `dir`, once; `publish` makes the call.
+///
+/// # Errors
+/// [`Cut`].
+pub async fn attempt(
+    publish: impl AsyncFnOnce(Outgoing) -> Result<Response<Streaming<PublishResponse>>, Status>,
     dir: &Path,
     begin: &PublishBegin,
     files: &[ManifestFile],
@@ -66,8 +73,9 @@ pub(super) async fn attempt(
     let first = PublishRequest { step: Some(Sent::Begin(begin.clone())) };
     // There is room for it: nothing is in the channel yet.
     let _ = steps.send(first).await;
-    let outgoing = stream::unfold(outgoing, async |mut steps| steps.recv().await.map(|step| (step, steps)));
-    let heard = gateway.models().publish(gateway.unhurried(outgoing)).await.map_err(Cut::Status)?;
+    let next_step = async |mut steps: mpsc::Receiver<_>| steps.recv().await.map(|step| (step, steps));
+    let outgoing = stream::unfold(outgoing, next_step).boxed();
+    let heard = publish(outgoing).await.map_err(Cut::Status)?;
     let mut heard = heard.into_inner();
     let Heard::Wants(wants) = next(&mut heard).await? else {
         return Err(against_protocol("it did not say what it wants"));
@@ -106,7 +114,7 @@ async fn next(heard: &mut Streaming<PublishResponse>) -> Result<Heard, Cut> {
 }
 
 fn against_protocol(what: &str) -> Cut {
-    Cut::Here(Failure::Refused(format!("the server does not keep to the protocol: {what}")))
+    Cut::Here(Failure::Protocol(what.to_owned()))
 }
 
 /// Bytes that are wanted, files of equal bytes counted as often as they occur: never more than there are.

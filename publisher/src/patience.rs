@@ -1,13 +1,11 @@
 //! Which refusals are waited out, and how long.
 
+use std::error::Error as _;
 use std::time::Duration;
 
 use tokio::time::{self, Instant};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
-
-use crate::failure::{is_lost, sentence};
-use crate::print;
 
 /// The shortest wait: a server that says "retry at once" is not hammered.
 const SHORTEST: Duration = Duration::from_millis(10);
@@ -18,9 +16,14 @@ const QUIET_TRIES: u32 = 5;
 
 /// Makes a call until it is answered, refused for good, or `limit` has passed since the first try.
 ///
-/// Embedding twice does no harm, so a call is made again whether or not the server saw it.
-pub(crate) async fn persist<T>(
+/// What is asked twice does no harm, so a call is made again whether or not the server saw it. Whoever waits is `told` why
+/// after some seconds.
+///
+/// # Errors
+/// What the server said last.
+pub async fn persist<T>(
     limit: Duration,
+    told: impl Fn(&Status),
     mut call: impl AsyncFnMut() -> Result<T, Status>,
 ) -> Result<T, Status> {
     let begun = Instant::now();
@@ -31,7 +34,7 @@ pub(crate) async fn persist<T>(
             Err(status) => status,
         };
         if tries == QUIET_TRIES && status.code() != Code::ResourceExhausted {
-            print::note(format_args!("waiting for the server: {}", sentence(&status)));
+            told(&status);
         }
         match pause(&status, tries) {
             Some(pause) if begun.elapsed() + pause <= limit => time::sleep(pause).await,
@@ -39,6 +42,18 @@ pub(crate) async fn persist<T>(
         }
         tries += 1;
     }
+}
+
+/// Whether the call broke on its way: a status that the server sent has no source.
+#[must_use]
+pub fn is_lost(status: &Status) -> bool {
+    status.source().is_some() && !timed_out(status)
+}
+
+/// The library gives up at a call's deadline with CANCELLED and these words, at either end.
+#[must_use]
+pub fn timed_out(status: &Status) -> bool {
+    status.code() == Code::Cancelled && status.message() == "Timeout expired"
 }
 
 /// How long to wait before trying again; nothing where that would not help.
@@ -106,7 +121,7 @@ mod tests {
             made.set(made.get() + 1);
             if made.get() < 4 { Err(status()) } else { Ok(()) }
         };
-        let result = persist(limit, call).await;
+        let result = persist(limit, |_| (), call).await;
         (made.get(), result.err().map(|status| status.code()))
     }
 

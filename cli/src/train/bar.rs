@@ -1,0 +1,53 @@
+//! A job on a terminal: a bar that fills, and what happens above it.
+
+use indicatif::{ProgressBar, ProgressStyle};
+use proto::v1::Job;
+
+use super::objects;
+use crate::print;
+
+/// A bar that fills with steps.
+#[derive(Debug)]
+pub(super) struct Bar {
+    bar: ProgressBar,
+    events: usize,
+}
+
+impl Bar {
+    pub(super) fn new() -> Self {
+        let style = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len}  {msg}")
+            .expect("the template is valid")
+            .progress_chars("=> ");
+        Self { bar: ProgressBar::no_length().with_style(style), events: 0 }
+    }
+
+    pub(super) fn update(&mut self, job: &Job) {
+        for event in job.events.iter().skip(self.events) {
+            self.bar.println(print::printable(&event.what, 1_000));
+        }
+        self.events = job.events.len();
+        self.bar.set_prefix(objects::state(job.state()));
+        if job.steps > 0 {
+            self.bar.set_length(job.steps);
+        }
+        if let Some(last) = job.last {
+            self.bar.set_position(last.step);
+            self.bar.set_message(numbers(job));
+        }
+    }
+
+    pub(super) fn finish(&self) {
+        self.bar.abandon();
+    }
+}
+
+/// Loss, rate, norm, speed, and the time that is left.
+pub(super) fn numbers(job: &Job) -> String {
+    let last = job.last.unwrap_or_default();
+    let left = job.seconds_left.max(0.0).round();
+    let left = if left < 120.0 { format!("{left} s") } else { format!("{:.0} min", left / 60.0) };
+    format!(
+        "loss {:.4}  lr {:.2e}  grad norm {:.3}  {:.0} tokens/s  {left} left",
+        last.loss, last.learning_rate, last.grad_norm, job.tokens_per_second
+    )
+}

@@ -1,0 +1,163 @@
+//! A job from the moment it is claimed to its end: attempts, and what becomes of the model.
+
+use std::path::PathBuf;
+use std::time::Duration;
+use std::{fs, io};
+
+use cluster::{JobState, LeaseId, unix_ms};
+use tokio::sync::watch;
+use tokio::time;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::attempt::{self, End, Watch};
+use super::gateway::Gateways;
+use super::handover::{self, Undelivered};
+use super::journal::Journal;
+use super::ranks::Plan;
+use super::root::Roots;
+use super::spec::{Fault, Spec};
+
+/// Between an attempt that died and the next.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// What a trainer runs jobs with.
+#[derive(Clone, Debug)]
+pub(super) struct Shop {
+    /// Where jobs read.
+    pub(super) roots: Roots,
+    /// Where jobs write, a directory each.
+    pub(super) output: PathBuf,
+    /// Threads of a rank.
+    pub(super) threads: usize,
+    /// Who takes what is trained.
+    pub(super) gateways: Gateways,
+    /// Where tasks belong.
+    pub(super) tasks: TaskTracker,
+    /// Ends everything.
+    pub(super) stop: CancellationToken,
+}
+
+impl Shop {
+    /// The directory of a job.
+    pub(super) fn directory(&self, job: &str) -> PathBuf {
+        self.output.join(job)
+    }
+
+    /// Runs a job that was claimed under `lease` to its end, and gives it up.
+    pub(super) async fn run(
+        &self,
+        mut journal: Journal,
+        is_cancelled: bool,
+        (lease, leases): (LeaseId, watch::Receiver<Option<LeaseId>>),
+    ) {
+        let mut watch = Watch { lease, leases, stop: &self.stop, tasks: &self.tasks };
+        let end = if is_cancelled { End::Cancelled } else { self.work(&mut journal, &mut watch).await };
+        match end {
+            End::Trained => {
+                journal.event("done");
+                journal.state(JobState::Succeeded);
+            }
+            End::Died(why) | End::Failed(why) => {
+                journal.event(format!("failed: {why}"));
+                journal.job.reason = why;
+                journal.state(JobState::Failed);
+            }
+            End::Cancelled => {
+                journal.event("cancelled");
+                journal.state(JobState::Cancelled);
+            }
+            End::Leaving => {
+                journal.event("its trainer leaves; another one goes on from the newest checkpoint");
+            }
+            End::Lost => {
+                tracing::warn!(job = %journal.fence.job, "the job is lost: etcd may have given it to another trainer");
+                return;
+            }
+        }
+        journal.release().await;
+    }
+
+    async fn work(&self, journal: &mut Journal, watch: &mut Watch<'_>) -> End {
+        let name = journal.fence.job.to_string();
+        let directory = self.directory(&name);
+        let spec = match self.settle(&journal.job.spec, directory.clone()).await {
+            Ok(spec) => spec,
+            Err(faults) => {
+                let all: Vec<_> =
+                    faults.iter().map(|fault| format!("{}: {}", fault.field, fault.reason)).collect();
+                return End::Failed(all.join("; "));
+            }
+        };
+        if journal.job.state != JobState::Publishing || journal.job.outcome.model.is_empty() {
+            let end = self.train(&spec, directory, journal, watch).await;
+            if end != End::Trained {
+                return end;
+            }
+        }
+        let Some(publish) = &spec.publish else { return End::Trained };
+        journal.state(JobState::Publishing);
+        let stop = watch.stop.clone();
+        let delivered = handover::deliver(&spec, publish, &self.gateways, journal);
+        tokio::select! {
+            delivered = delivered => match delivered {
+                Ok(()) => End::Trained,
+                Err(Undelivered::Failed(why)) => End::Failed(why),
+                Err(Undelivered::Cancelled) => End::Cancelled,
+                Err(Undelivered::Lost) => End::Lost,
+            },
+            () = watch.lost() => End::Lost,
+            () = stop.cancelled() => End::Leaving,
+        }
+    }
+
+    async fn train(
+        &self,
+        spec: &Spec,
+        directory: PathBuf,
+        journal: &mut Journal,
+        watch: &mut Watch<'_>,
+    ) -> End {
+        let job = directory.join("job.json");
+        let written = fs::create_dir_all(&directory)
+            .and_then(|()| fs::write(&job, serde_json::to_vec_pretty(&spec.job).map_err(io::Error::from)?));
+        if let Err(error) = written {
+            return End::Failed(format!("{}: {error}", directory.display()));
+        }
+        let (mut farthest, mut in_vain) = (journal.step(), 0);
+        loop {
+            journal.job.attempt += 1;
+            if journal.job.started_unix_ms == 0 {
+                journal.job.started_unix_ms = unix_ms();
+            }
+            journal.state(JobState::Running);
+            journal.event(format!("attempt {} begins, ranks: {}", journal.job.attempt, spec.ranks));
+            let plan = Plan {
+                job: job.clone(),
+                logs: directory.join("logs"),
+                ranks: spec.ranks,
+                attempt: journal.job.attempt,
+                threads: self.threads,
+                timeout_seconds: spec.timeout_seconds,
+            };
+            let end = attempt::run(&plan, journal, watch).await;
+            let End::Died(why) = end else { return end };
+            in_vain = if journal.step() > farthest { 0 } else { in_vain + 1 };
+            farthest = farthest.max(journal.step());
+            if in_vain > spec.max_restarts {
+                return End::Failed(format!("{in_vain} attempts in a row came to nothing; the last: {why}"));
+            }
+            journal.event(format!("attempt {} ended: {why}", journal.job.attempt));
+            time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Reads a job's document, and looks at all that it names.
+    pub(super) async fn settle(&self, text: &str, output: PathBuf) -> Result<Spec, Vec<Fault>> {
+        let (roots, text) = (self.roots.clone(), text.to_owned());
+        let work = move || Spec::parse(&text, &output)?.settle(&roots);
+        tokio::task::spawn_blocking(work)
+            .await
+            .unwrap_or_else(|error| Err(vec![Fault { field: "spec".to_owned(), reason: error.to_string() }]))
+    }
+}

@@ -1,0 +1,250 @@
+//! What becomes of a trained model: it is held against what is served, published, and swapped in.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cluster::JobGate;
+use manifest::ManifestFile;
+use model::Overrides;
+use proto::v1::{
+    CheckpointFile, GetModelRequest, GetSwapRequest, Metric, PublishBegin, Swap, SwapPlan, SwapState,
+};
+use publisher::{Cut, Outgoing, persist};
+use tokio::runtime::Handle;
+use tokio::task;
+use tokio::time::{self, Instant};
+use tonic::{Code, Status};
+
+use super::gateway::{Gateway, Gateways, Served, waiting};
+use super::journal::{Journal, Lost};
+use super::spec::{Gate, Publish, Spec};
+use crate::error::TrainError;
+use crate::evaluate::Directory;
+use crate::job::Job;
+use crate::rank;
+
+/// How long a server that is busy or away is waited for.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// How long a swap may take that was asked for.
+const SWAP: Duration = Duration::from_secs(1_800);
+/// Between two looks at it.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Why a trained model was not handed over.
+#[derive(Debug)]
+pub(super) enum Undelivered {
+    /// It cannot be.
+    Failed(String),
+    /// It is wanted no more.
+    Cancelled,
+    /// Somebody else owns the job.
+    Lost,
+}
+
+impl From<Lost> for Undelivered {
+    fn from(Lost: Lost) -> Self {
+        Self::Lost
+    }
+}
+
+impl From<Status> for Undelivered {
+    fn from(status: Status) -> Self {
+        Self::Failed(match status.message() {
+            "" => format!("the gateway answered {:?} and said no more", status.code()),
+            message => message.to_owned(),
+        })
+    }
+}
+
+/// Publishes the trained model of a job, and has the name mean it where the gate lets it through. What was done in an
+/// earlier attempt is not done again.
+pub(super) async fn deliver(
+    spec: &Spec,
+    publish: &Publish,
+    gateways: &Gateways,
+    journal: &mut Journal,
+) -> Result<(), Undelivered> {
+    let gateway = gateways.connect().await?;
+    let model = PathBuf::from(&journal.job.outcome.model);
+    let served = served(&gateway, &publish.alias).await?;
+    if let Some(gate) = &publish.gate
+        && journal.job.outcome.gate.is_none()
+    {
+        let found = compare(&spec.job, gate, &model, (&gateway, publish, served.as_deref())).await?;
+        journal.event(verdict(&found));
+        journal.job.outcome.gate = Some(found);
+    }
+    journal.write().await?;
+    if journal.is_cancelled().await {
+        return Err(Undelivered::Cancelled);
+    }
+    let passed = journal.job.outcome.gate.as_ref().is_none_or(|gate| gate.passed);
+    let promote = publish.promote && passed;
+    let plan = promote.then(|| SwapPlan { new_space: publish.new_space, ..SwapPlan::default() });
+    let digest = upload(&gateway, (&model, publish), plan, journal).await?;
+    journal.event(format!("published as {}@{digest}", publish.alias));
+    journal.job.outcome.alias.clone_from(&publish.alias);
+    journal.job.outcome.digest.clone_from(&digest);
+    journal.write().await?;
+    if !promote {
+        return Ok(());
+    }
+    // A name that is new means its first checkpoint without a swap.
+    if served.is_none() {
+        return Ok(());
+    }
+    follow(&gateway, &publish.alias, &digest, journal).await
+}
+
+/// The digest of what a name means; none where it means nothing yet.
+async fn served(gateway: &Gateway, alias: &str) -> Result<Option<String>, Status> {
+    let asked = GetModelRequest { name: alias.to_owned() };
+    let call = async || gateway.models().get(gateway.request(asked.clone())).await;
+    match persist(PATIENCE, waiting, call).await {
+        Ok(found) => Ok(found.into_inner().checkpoint.map(|checkpoint| checkpoint.digest)),
+        Err(status) if status.code() == Code::NotFound => Ok(None),
+        Err(status) => Err(status),
+    }
+}
+
+/// Measures the trained model as it would be served, and what is served, on the same data.
+async fn compare(
+    job: &Job,
+    gate: &Gate,
+    model: &Path,
+    (gateway, publish, served): (&Gateway, &Publish, Option<&str>),
+) -> Result<JobGate, Undelivered> {
+    let (job, model, metric) = (job.clone(), model.to_owned(), gate.metric.clone());
+    let mut now = served.map(|digest| Served {
+        gateway: gateway.clone(),
+        model: format!("{}@{digest}", publish.alias),
+        runtime: Handle::current(),
+    });
+    let work = move || -> Result<(f64, Option<f64>), TrainError> {
+        let none = || TrainError::Unsupported("there is no evaluation to compare by".to_owned());
+        let evaluation = rank::evaluation(&job)?.ok_or_else(none)?;
+        let of = |metrics: crate::evaluate::Metrics| metrics.get(&metric).copied().ok_or_else(none);
+        let mut trained = Directory::open(&model, &Overrides { pooling: None, max_tokens: None })?;
+        let trained = of(evaluation.measure(&mut trained)?)?;
+        let served = now.as_mut().map(|now| evaluation.measure(now).and_then(of)).transpose()?;
+        Ok((trained, served))
+    };
+    let measured =
+        task::spawn_blocking(work).await.map_err(|error| Undelivered::Failed(error.to_string()))?;
+    let (trained, then) = measured.map_err(|error| Undelivered::Failed(error.to_string()))?;
+    Ok(JobGate {
+        metric: gate.metric.clone(),
+        margin: gate.margin,
+        served_digest: served.unwrap_or_default().to_owned(),
+        served: then,
+        trained,
+        passed: then.is_none_or(|then| trained - then > gate.margin),
+    })
+}
+
+fn verdict(gate: &JobGate) -> String {
+    let JobGate { metric, margin, served, trained, passed, .. } = gate;
+    let decided = if *passed { "the gate lets it through" } else { "the gate holds it back" };
+    match served {
+        Some(served) => {
+            format!(
+                "{decided}: {metric} is {trained:.4}, that of what is served {served:.4}, more than {margin} above it is wanted"
+            )
+        }
+        None => format!("{decided}: {metric} is {trained:.4}, and nothing is served under the name"),
+    }
+}
+
+/// Uploads what the store lacks, and begins the swap that `promote` plans; answers the digest.
+async fn upload(
+    gateway: &Gateway,
+    (model, publish): (&Path, &Publish),
+    promote: Option<SwapPlan>,
+    journal: &Journal,
+) -> Result<String, Undelivered> {
+    let dir = model.to_owned();
+    let hash = move || publisher::hash(&dir, &publisher::find(&dir)?, &|_| ());
+    let hashed = task::spawn_blocking(hash).await.map_err(|error| Undelivered::Failed(error.to_string()))?;
+    let files = hashed.map_err(|failure| Undelivered::Failed(failure.to_string()))?;
+    let begin = PublishBegin {
+        model: publish.alias.clone(),
+        files: files.iter().map(file).collect(),
+        evaluation: metrics(journal),
+        job: journal.fence.job.to_string(),
+        job_owner_revision: journal.fence.owner_revision,
+        promote,
+        ..PublishBegin::default()
+    };
+    let mut here = None;
+    let attempt = async || {
+        let call = async |outgoing: Outgoing| gateway.models().publish(gateway.unhurried(outgoing)).await;
+        match publisher::attempt(call, model, &begin, &files, &mut |_| ()).await {
+            Ok(version) => Ok(Some(version)),
+            Err(Cut::Status(status)) => Err(status),
+            Err(Cut::Here(failure)) => {
+                here = Some(failure.to_string());
+                Ok(None)
+            }
+        }
+    };
+    let version = persist(PATIENCE, waiting, attempt).await?;
+    let version = version.ok_or_else(|| Undelivered::Failed(here.unwrap_or_default()))?;
+    Ok(version.checkpoint.unwrap_or_default().digest)
+}
+
+fn file(file: &ManifestFile) -> CheckpointFile {
+    CheckpointFile { path: file.path.clone(), size: file.size, sha256: file.sha256.clone() }
+}
+
+/// What the version's record says of its quality: the last evaluation, and what the gate compared.
+fn metrics(journal: &Journal) -> Vec<Metric> {
+    let metric = |name: String, value: f64| Metric { name, value };
+    let step = journal.job.outcome.step;
+    let evaluation = journal.job.evaluations.iter().find(|evaluation| evaluation.step == step);
+    let own = evaluation.into_iter().flat_map(|evaluation| &evaluation.metrics);
+    let mut metrics: Vec<Metric> = own.map(|(name, value)| metric(name.clone(), *value)).collect();
+    if let Some(gate) = &journal.job.outcome.gate {
+        metrics.push(metric(format!("gate_{}", gate.metric), gate.trained));
+        metrics.extend(gate.served.map(|served| metric(format!("gate_served_{}", gate.metric), served)));
+        metrics.push(metric("gate_margin".to_owned(), gate.margin));
+        metrics.push(metric("gate_passed".to_owned(), f64::from(u8::from(gate.passed))));
+    }
+    metrics
+}
+
+/// Waits for the swap that was begun.
+async fn follow(
+    gateway: &Gateway,
+    alias: &str,
+    digest: &str,
+    journal: &mut Journal,
+) -> Result<(), Undelivered> {
+    let begun = Instant::now();
+    let asked = GetSwapRequest { model: alias.to_owned() };
+    loop {
+        let call = async || gateway.models().get_swap(gateway.request(asked.clone())).await;
+        let swap: Swap = persist(PATIENCE, waiting, call).await?.into_inner();
+        if swap.to == digest && journal.job.outcome.swap_id != swap.id {
+            journal.event(format!("swap {} is under way", swap.id));
+            journal.job.outcome.swap_id.clone_from(&swap.id);
+        }
+        match swap.state() {
+            _ if swap.to != digest => {
+                return Err(Undelivered::Failed(format!("another swap took its place, to {}", swap.to)));
+            }
+            SwapState::Committed | SwapState::Retired => {
+                journal.event(format!("{alias} means the new checkpoint, at epoch {}", swap.epoch));
+                return Ok(journal.write().await?);
+            }
+            SwapState::Aborted | SwapState::RolledBack => {
+                return Err(Undelivered::Failed(format!("the swap did not come about: {}", swap.reason)));
+            }
+            SwapState::Unspecified | SwapState::Requested | SwapState::Preparing | SwapState::Trial => {}
+        }
+        if begun.elapsed() > SWAP {
+            return Err(Undelivered::Failed(format!("swap {} takes too long", swap.id)));
+        }
+        journal.write().await?;
+        time::sleep(LOOK).await;
+    }
+}

@@ -1,0 +1,370 @@
+//! What is submitted: a YAML document of a job's fields and of what becomes of it, checked whole before anything starts.
+
+use std::path::{Path, PathBuf};
+
+use model::{Checkpoint, Overrides};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::root::Roots;
+use crate::data::{JsonLines, files};
+use crate::job::{Job, Kind};
+use crate::rank;
+
+/// Every field with its default, as a document that people start from.
+pub const EXAMPLE: &str = include_str!("../../job.yaml");
+
+/// Lines of a file that are read before a job starts. Those behind are read when it is their turn.
+const LINES: usize = 200_000;
+/// Faults of a file that are told.
+const TOLD: usize = 5;
+/// Longest document.
+const BYTES: usize = 64 << 10;
+
+/// A job and what becomes of it.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// Devices, one a rank.
+    pub ranks: usize,
+    /// How long ranks wait for one another, and how long nothing may happen before they are taken to hang.
+    pub timeout_seconds: u64,
+    /// Attempts in a row that may end without a step that was not taken before.
+    pub max_restarts: u32,
+    /// What becomes of the trained model; nothing where it stays in its directory.
+    pub publish: Option<Publish>,
+    /// What ranks do.
+    pub job: Job,
+}
+
+/// What becomes of a trained model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Publish {
+    /// The name it is a version of.
+    pub alias: String,
+    /// Whether the name is to mean it, if the gate lets it through.
+    #[serde(default)]
+    pub promote: bool,
+    /// That its vectors are of another index space than those that were made before, so that indexes are made anew.
+    #[serde(default)]
+    pub new_space: bool,
+    /// How much better than what is served it has to be; without it every model is promoted.
+    #[serde(default)]
+    pub gate: Option<Gate>,
+}
+
+/// How much better than what is served a model has to be.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gate {
+    /// By which metric.
+    #[serde(default = "Job::metric")]
+    pub metric: String,
+    /// By more than this.
+    #[serde(default)]
+    pub margin: f64,
+}
+
+/// What is wrong with a field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The field.
+    pub field: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// What stands beside the job's own fields.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Beside {
+    #[serde(default = "one")]
+    ranks: usize,
+    #[serde(default = "ten_minutes")]
+    timeout_seconds: u64,
+    #[serde(default = "ten")]
+    max_restarts: u32,
+    #[serde(default)]
+    publish: Option<Publish>,
+}
+
+const BESIDE: [&str; 4] = ["ranks", "timeout_seconds", "max_restarts", "publish"];
+
+fn one() -> usize {
+    1
+}
+
+fn ten() -> u32 {
+    10
+}
+
+fn ten_minutes() -> u64 {
+    600
+}
+
+impl Spec {
+    /// Reads `text`, a job whose output is to be in `output`, and looks at no file.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn parse(text: &str, output: &Path) -> Result<Self, Vec<Fault>> {
+        if text.len() > BYTES {
+            return Err(vec![fault(
+                "spec",
+                format!("it has {} bytes, at most {BYTES} are taken", text.len()),
+            )]);
+        }
+        let value: Value =
+            serde_saphyr::from_str(text).map_err(|error| vec![fault("spec", first_line(&error))])?;
+        let Value::Object(mut fields) = value else {
+            return Err(vec![fault("spec", "it is no mapping of fields")]);
+        };
+        let mut faults = Vec::new();
+        if fields.remove("output_dir").is_some() {
+            faults.push(fault("output_dir", "the trainer chooses it: leave it out"));
+        }
+        let (beside, own) =
+            fields.into_iter().partition::<Map<_, _>, _>(|(key, _)| BESIDE.contains(&key.as_str()));
+        let beside = each::<Beside>(&beside, &Map::new(), &mut faults);
+        let needed = json!({ "kind": "embedder", "model": ".", "train_data": [], "output_dir": output });
+        let Value::Object(needed) = needed else { unreachable!("it is written as one") };
+        for field in ["kind", "model", "train_data"] {
+            if !own.contains_key(field) {
+                faults.push(fault(field, "it is missing"));
+            }
+        }
+        let job = each::<Job>(&own, &needed, &mut faults);
+        let (Some(beside), Some(job)) = (beside, job) else { return Err(faults) };
+        let Beside { ranks, timeout_seconds, max_restarts, publish } = beside;
+        let spec = Self { ranks, timeout_seconds, max_restarts, publish, job };
+        faults.extend(spec.faults());
+        if faults.is_empty() { Ok(spec) } else { Err(faults) }
+    }
+
+    /// What can be seen to be wrong without a look at any file.
+    fn faults(&self) -> Vec<Fault> {
+        let mut faults: Vec<Fault> = self.job.faults().iter().map(|sentence| named(sentence)).collect();
+        if self.ranks == 0 {
+            faults.push(fault("ranks", "it is 0, at least 1 is wanted"));
+        }
+        if self.timeout_seconds == 0 {
+            faults.push(fault("timeout_seconds", "it is 0, at least 1 is wanted"));
+        }
+        let Some(publish) = &self.publish else { return faults };
+        if let Err(error) = cluster::Name::parse(publish.alias.as_str()) {
+            faults.push(fault("publish.alias", error.to_string()));
+        }
+        let embeds = self.job.kind == Kind::Embedder;
+        if publish.promote && embeds && !publish.new_space {
+            let reason = "a fine-tuned embedder begins a new index space, and vectors made before cannot be compared \
+                          with its own: say new_space: true to promote it, and make indexes anew";
+            faults.push(fault("publish.new_space", reason));
+        }
+        if let Some(gate) = &publish.gate {
+            if self.job.evaluation.is_none() {
+                faults.push(fault("publish.gate", "there is no evaluation to compare by"));
+            }
+            let known = Job { metric_for_best_model: gate.metric.clone(), ..self.job.clone() };
+            if let Some(sentence) = known.faults().iter().find(|it| it.starts_with("metric_for_best_model")) {
+                let reason = sentence.trim_start_matches("metric_for_best_model").trim_start();
+                faults.push(fault("publish.gate.metric", format!("it {reason}")));
+            }
+            if !gate.margin.is_finite() {
+                faults.push(fault("publish.gate.margin", "it is no number"));
+            }
+        }
+        faults
+    }
+
+    /// Puts the files that are meant in the place of what was said, and looks at them.
+    ///
+    /// # Errors
+    /// Everything that is wrong. Of the training data the first lines of each file are read, which takes a while.
+    pub fn settle(mut self, roots: &Roots) -> Result<Self, Vec<Fault>> {
+        let mut faults = Vec::new();
+        let mut put = |field: &str, path: &mut PathBuf| match roots.resolve(path) {
+            Ok(found) => *path = found,
+            Err(reason) => faults.push(fault(field, reason)),
+        };
+        put("model", &mut self.job.model);
+        for (at, path) in self.job.train_data.iter_mut().enumerate() {
+            put(&format!("train_data[{at}]"), path);
+        }
+        if let Some(data) = &mut self.job.evaluation {
+            let parts = [
+                ("evaluation.corpus", &mut data.corpus),
+                ("evaluation.queries", &mut data.queries),
+                ("evaluation.qrels", &mut data.qrels),
+                ("evaluation.sts", &mut data.sts),
+            ];
+            for (field, path) in parts {
+                if let Some(path) = path {
+                    put(field, path);
+                }
+            }
+        }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let pooling = self.job.pooling().ok();
+        if let Err(error) = Checkpoint::open(&self.job.model, &Overrides { pooling, max_tokens: None }) {
+            faults.push(fault("model", error));
+        }
+        for (at, path) in self.job.train_data.iter().enumerate() {
+            let field = format!("train_data[{at}]");
+            faults.extend(self.look(path).into_iter().map(|reason| fault(&field, reason)));
+        }
+        if faults.is_empty()
+            && let Err(error) = rank::evaluation(&self.job)
+        {
+            faults.push(fault("evaluation", error));
+        }
+        if faults.is_empty() { Ok(self) } else { Err(faults) }
+    }
+
+    /// What is wrong with a file of training data, or with those of a directory.
+    fn look(&self, path: &Path) -> Vec<String> {
+        let found = match files(path) {
+            Ok(found) if found.is_empty() => {
+                return vec![format!("{} holds no file that ends in .jsonl or .json", path.display())];
+            }
+            Ok(found) => found,
+            Err(error) => return vec![error.to_string()],
+        };
+        found.iter().flat_map(|file| self.look_at(file)).collect()
+    }
+
+    fn look_at(&self, path: &Path) -> Vec<String> {
+        let lines = match JsonLines::open(path) {
+            Ok(lines) if lines.is_empty() => return vec![format!("{} is empty", path.display())],
+            Ok(lines) => lines,
+            Err(error) => return vec![error.to_string()],
+        };
+        let wrong = (0..lines.len().min(LINES)).filter_map(|at| {
+            let example = match lines.read(at) {
+                Ok(example) => example,
+                Err(error) => return Some(error.to_string()),
+            };
+            let scored = |texts: &[String], scores: &Option<Vec<f64>>| {
+                scores.as_ref().is_some_and(|scores| scores.len() == texts.len())
+            };
+            let reason = if example.query.trim().is_empty() {
+                "query is empty"
+            } else if example.pos.is_empty() {
+                "pos is empty: a query without positives teaches nothing"
+            } else if self.job.knowledge_distillation
+                && !self.job.same_dataset_within_batch
+                && !(scored(&example.pos, &example.pos_scores) && scored(&example.neg, &example.neg_scores))
+            {
+                "knowledge_distillation is on, and pos_scores and neg_scores are not one for each text"
+            } else {
+                return None;
+            };
+            Some(lines.fault(at, reason).to_string())
+        });
+        wrong.take(TOLD).collect()
+    }
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "sentences are made on the spot")]
+fn fault(field: &str, reason: impl ToString) -> Fault {
+    Fault { field: field.to_owned(), reason: reason.to_string() }
+}
+
+/// A sentence that begins with its field, apart.
+fn named(sentence: &str) -> Fault {
+    let (field, reason) = sentence.split_once(' ').unwrap_or((sentence, ""));
+    fault(field, reason)
+}
+
+fn first_line(error: &impl ToString) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
+/// `fields` over `needed` as a `T`; of those that are no part of one, or not as they should be, each is named.
+fn each<T: for<'de> Deserialize<'de>>(
+    fields: &Map<String, Value>,
+    needed: &Map<String, Value>,
+    faults: &mut Vec<Fault>,
+) -> Option<T> {
+    let mut all = needed.clone();
+    for (field, value) in fields {
+        let mut alone = needed.clone();
+        alone.insert(field.clone(), value.clone());
+        match serde_json::from_value::<T>(Value::Object(alone)) {
+            Ok(_) => {
+                all.insert(field.clone(), value.clone());
+            }
+            Err(error) => {
+                let text = error.to_string();
+                let unknown = text.starts_with(&format!("unknown field `{field}`"));
+                faults.push(fault(field, if unknown { "there is no such field" } else { text.as_str() }));
+            }
+        }
+    }
+    serde_json::from_value(Value::Object(all)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn faults(text: &str) -> Vec<String> {
+        let faults = Spec::parse(text, Path::new("o")).unwrap_err();
+        faults.into_iter().map(|fault| fault.field).collect()
+    }
+
+    const LEAST: &str = "kind: embedder\nmodel: m\ntrain_data: [d.jsonl]\n";
+
+    #[test]
+    fn a_short_document_has_the_references_defaults() {
+        let spec = Spec::parse(LEAST, Path::new("o")).unwrap();
+        assert_eq!((spec.ranks, spec.job.train_group_size, spec.publish), (1, 8, None));
+        let json = r#"{"kind": "reranker", "model": "m", "train_data": ["d.jsonl"], "ranks": 2}"#;
+        assert_eq!(Spec::parse(json, Path::new("o")).unwrap().ranks, 2);
+    }
+
+    #[test]
+    fn every_fault_is_told_at_once_by_its_field() {
+        let text =
+            "kind: embeder\ntrain_data: 3\nrankz: 2\nranks: -1\ntrain_group_size: -4\nlearning_rate: fast\n";
+        assert_eq!(
+            faults(text),
+            ["ranks", "model", "kind", "learning_rate", "rankz", "train_data", "train_group_size"]
+        );
+        assert_eq!(faults(&format!("{LEAST}temperature: 0\nranks: 0\n")), ["temperature", "ranks"]);
+        let publish = "publish: {alias: a/b, promote: true, gate: {metric: f1}}\n";
+        assert_eq!(
+            faults(&format!("{LEAST}{publish}")),
+            ["publish.alias", "publish.new_space", "publish.gate", "publish.gate.metric"]
+        );
+        assert_eq!(faults(&format!("{LEAST}output_dir: /etc\n")), ["output_dir"]);
+        for no_mapping in ["", "- a\n", "kind: [", "3"] {
+            assert_eq!(faults(no_mapping), ["spec"], "{no_mapping:?}");
+        }
+    }
+
+    #[test]
+    fn the_example_names_every_field_with_its_default() {
+        let spec = Spec::parse(EXAMPLE, Path::new("o")).unwrap();
+        let least = Spec::parse(LEAST, Path::new("o")).unwrap();
+        let (Value::Object(example), Value::Object(fields)) =
+            (serde_saphyr::from_str(EXAMPLE).unwrap(), serde_json::to_value(&least.job).unwrap())
+        else {
+            panic!("they are mappings")
+        };
+        let written = |field: &str| {
+            EXAMPLE.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{field}:")))
+        };
+        for field in fields.keys().map(String::as_str).chain(BESIDE).filter(|field| *field != "output_dir") {
+            assert!(written(field), "{field} is not in the example");
+        }
+        let own = ["kind", "model", "train_data", "publish", "ranks", "evaluation"];
+        for (field, value) in
+            example.iter().filter(|(field, _)| fields.contains_key(*field) && !own.contains(&field.as_str()))
+        {
+            assert_eq!(serde_json::to_value(&spec.job).unwrap()[field], fields[field], "{field}: {value}");
+        }
+    }
+}
