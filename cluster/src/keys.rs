@@ -270,7 +270,8 @@ mod tests {
 
     /// Whether a view has room for what is at `key`.
     fn is_seen(key: &Key) -> bool {
-        !matches!(key, Key::Version { .. } | Key::JobOwner(_))
+        let outside = matches!(key, Key::Version { .. } | Key::Trainer(_) | Key::Job(_) | Key::JobOwner(_));
+        !(outside || matches!(key, Key::JobProgress(_) | Key::JobCancel(_) | Key::JobCurve(_)))
     }
 
     proptest! {

@@ -19,6 +19,7 @@ pub mod history;
 mod operator;
 mod process;
 mod stage;
+mod tmpfs;
 mod variants;
 
 #[path = "../../cluster/tests/support/etcd.rs"]
@@ -38,6 +39,7 @@ pub use operator::{Operator, is_decided};
 pub use process::{Process, program};
 pub use proxy::{Fault, Proxy};
 pub use stage::{Scene, Stage};
+pub use tmpfs::Tmpfs;
 pub use variants::{Distance, deep_variant, heavy_variant, variant};
 
 /// How long a noisy machine may take over what should be done in a second.

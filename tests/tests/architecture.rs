@@ -9,19 +9,20 @@ use serde_json::Value;
 use tests::repository;
 
 /// Who may depend on whom, tests aside.
-const EDGES: [(&str, &[&str]); 13] = [
+const EDGES: [(&str, &[&str]); 14] = [
     ("bench", &["proto"]),
-    ("cli", &["bench", "manifest", "proto", "tls"]),
+    ("cli", &["bench", "manifest", "proto", "publisher", "tls"]),
     ("cluster", &["manifest", "tls"]),
     ("gateway", &["cluster", "manifest", "proto", "store", "telemetry", "tls"]),
     ("manifest", &[]),
     ("model", &["manifest", "torch-ext"]),
     ("proto", &[]),
+    ("publisher", &["manifest", "proto"]),
     ("store", &["manifest"]),
     ("telemetry", &[]),
     ("tls", &[]),
     ("torch-ext", &[]),
-    ("trainer", &["manifest", "model", "torch-ext"]),
+    ("trainer", &["cluster", "manifest", "model", "proto", "publisher", "telemetry", "tls", "torch-ext"]),
     ("worker", &["cluster", "manifest", "model", "proto", "store", "telemetry", "tls"]),
 ];
 

@@ -2,10 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use proto::v1::{Stage as Progress, Swap, SwapPlan, SwapState};
-use tests::Plan;
+use tests::{Plan, Tmpfs};
 
 use crate::support::{plan, stage};
 
@@ -51,26 +50,6 @@ async fn a_spoilt_file_is_found_before_it_is_served() {
     stage.flawless().await;
 }
 
-/// A file system of some bytes, unmounted when it is dropped.
-struct Tmpfs(tempfile::TempDir);
-
-impl Tmpfs {
-    /// `None` where this process may not mount.
-    fn mount(bytes: usize) -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let options = format!("size={bytes}");
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(dir.path());
-        mount.output().is_ok_and(|output| output.status.success()).then(|| Self(dir))
-    }
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_gives_up_the_swap_and_nothing_else() {
     let Some(disk) = Tmpfs::mount(300 << 10) else {
@@ -78,7 +57,7 @@ async fn a_full_disk_gives_up_the_swap_and_nothing_else() {
         return;
     };
     let mut stage = stage(Plan { workers: 1, ..plan(1) }).await;
-    stage.cluster.add_worker(&["--cache", disk.0.path().to_str().unwrap()]).await;
+    stage.cluster.add_worker(&["--cache", disk.path().to_str().unwrap()]).await;
     stage.cluster.wait_for(2, proto::v1::WorkerState::Serving).await;
 
     stage.promote(1, SwapPlan { min_ready: Some(2), ..SwapPlan::default() }).await;

@@ -1,0 +1,9 @@
+//! Fine-tuning on real processes: an etcd, a gateway, workers, trainers and their ranks.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod a_job_becomes_a_version;
+mod bad_jobs;
+mod cancelled;
+mod disturbed;
+mod support;
