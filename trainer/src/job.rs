@@ -1,6 +1,7 @@
 //! What a rank is told to do, by `FlagEmbedding`'s names and with its defaults.
 
 mod evaluation;
+mod options;
 
 use std::path::{Path, PathBuf};
 
@@ -78,6 +79,24 @@ pub struct Job {
     /// What inner products are divided by.
     #[serde(default = "Job::temperature")]
     pub temperature: f64,
+    /// Negatives are left out whose inner product is more than this above the positive's: they are answers too. The
+    /// paper's is 0.1 (Zhang et al. 2025, arXiv:2506.05176, section 3).
+    #[serde(default)]
+    pub false_negative_margin: Option<f64>,
+    /// Whether a text counts once among a query's passages, and a text like its positive not at all.
+    #[serde(default)]
+    pub mask_duplicates: bool,
+    /// Directory of an embedder that stays as it is: negatives are left out that it puts above the positive. It reads
+    /// texts behind the job's instructions, not behind its own. Source: Solatorio 2024, arXiv:2402.16829.
+    #[serde(default)]
+    pub guide_model: Option<PathBuf>,
+    /// How far below the positive's cosine the guide's cut is.
+    #[serde(default)]
+    pub guide_margin: f64,
+    /// What a negative's inner product is multiplied by and added to its logit with, as a number without gradient; 0
+    /// adds nothing. The paper's is 9 (Lan et al. 2025, arXiv:2503.04812, section 3.2).
+    #[serde(default)]
+    pub hardness_weight: f64,
     /// How tokens' vectors become a text's: cls, mean or `last_token`.
     #[serde(default = "Job::cls")]
     pub sentence_pooling_method: String,
@@ -244,6 +263,7 @@ impl Job {
         .into_iter()
         .flatten()
         .chain(self.evaluation_faults())
+        .chain(self.sifting_faults())
         .collect()
     }
 
@@ -270,6 +290,7 @@ impl Job {
                 DistillationName::KlDiv => Distillation::Group,
                 DistillationName::M3KdLoss => Distillation::Weighted,
             },
+            sifting: self.sifting(),
         }
     }
 

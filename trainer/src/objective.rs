@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 
 use crate::data::Custom;
 use crate::error::TrainError;
-use crate::loss::{self, Contrast, Loss, Negatives, OwnGroupSum, Ranks, Tokens, Unified};
+use crate::loss::{self, Contrast, Known, Loss, Negatives, OwnGroupSum, Ranks, Tokens, Unified};
 
 /// What is minimised, and over which representations.
 #[derive(Clone, Debug)]
@@ -29,7 +29,7 @@ pub struct Objective {
 pub type Markers = Vec<u32>;
 
 /// One rank's share of a micro step.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Debug, Default)]
 pub struct Batch {
     /// `n` of them.
     pub queries: Side,
@@ -39,6 +39,10 @@ pub struct Batch {
     pub teacher: Option<Vec<f64>>,
     /// Whether the data asks for negatives of the own group alone.
     pub own_group: bool,
+    /// Whether no text counts twice among a query's passages.
+    pub distinct: bool,
+    /// A guide's rows of queries and passages.
+    pub guide: Option<[Tensor; 2]>,
 }
 
 /// Texts of one kind.
@@ -74,6 +78,18 @@ impl Side {
         #[allow(clippy::cast_precision_loss)] // A batch.
         let tokens = tokens as f64;
         tokens
+    }
+
+    /// A number per text, `[n]`, the same for texts of the same tokens and, but for one chance in 2^64, for no others.
+    ///
+    /// # Errors
+    /// [`TrainError::Torch`] when there is no memory.
+    pub fn marks(&self) -> Result<Tensor, TrainError> {
+        let mark = |sequence: &Sequence| {
+            let mark = sequence.ids.iter().fold(0, |mark, &id| mix(mark ^ mix(u64::from(id))));
+            i64::from_ne_bytes(mark.to_ne_bytes())
+        };
+        Ok(Tensor::f_from_slice(&self.sequences.iter().map(mark).collect::<Vec<_>>())?)
     }
 
     /// How it is laid out.
@@ -125,8 +141,13 @@ impl Objective {
     pub fn loss(&self, rows: &Rows<'_>, how: Negatives, teach: bool) -> Result<Loss, TrainError> {
         let contrast = Contrast { negatives: how, ..self.contrast };
         let teacher = rows.teacher.map(distributions).transpose()?;
-        let ranks =
-            |queries, passages| Ranks { own: rows.own, queries, passages, teacher: teacher.as_deref() };
+        let ranks = |queries, passages| Ranks {
+            own: rows.own,
+            queries,
+            passages,
+            teacher: teacher.as_deref(),
+            known: rows.known,
+        };
         if !self.dimensions.is_empty() {
             return Ok(loss::matryoshka(&ranks(rows.queries, rows.passages), &contrast, &self.dimensions)?);
         }
@@ -164,6 +185,8 @@ pub struct Rows<'a> {
     pub tokens: Option<[&'a Tokens; 2]>,
     /// The teacher's scores of all ranks, `[n, group]` each.
     pub teacher: Option<&'a [Tensor]>,
+    /// What else is known of all ranks' texts.
+    pub known: Known<'a>,
 }
 
 /// A teacher's scores as rows of a batch of `queries`, `[n, group]`, f32.
@@ -177,4 +200,12 @@ pub fn teacher(scores: &[f64], queries: usize) -> Result<Tensor, TrainError> {
 
 fn distributions(scores: &[Tensor]) -> Result<Vec<Tensor>, TrainError> {
     Ok(scores.iter().map(|scores| scores.f_softmax(-1, Kind::Float)).collect::<Result<_, _>>()?)
+}
+
+/// `SplitMix64` (Steele et al. 2014): neighbouring words come far apart.
+pub(crate) fn mix(word: u64) -> u64 {
+    let word = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ (word >> 31)
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use model::{Device, Task, Tokenizer, Trainee};
+use model::{Device, Overrides, Task, Tokenizer, Trainee};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -14,7 +14,7 @@ use crate::data::{
     Reading, Rest, Stream, Taught, Wording, by_file, files,
 };
 use crate::error::TrainError;
-use crate::evaluate::{Evaluation, InTraining, Metrics, hold_out};
+use crate::evaluate::{Directory, Evaluation, InTraining, Metrics, hold_out};
 use crate::job::{Job, Kind};
 use crate::objective::{Batch, Objective};
 use crate::optimizer::Optimizer;
@@ -140,6 +140,7 @@ struct Run<'a, C> {
     model: Trainee,
     optimizer: Optimizer,
     objective: Objective,
+    guide: Option<Directory>,
     collator: Collator,
     stream: Stream,
     schedule: Schedule,
@@ -169,6 +170,7 @@ impl<'a, C: Collective> Run<'a, C> {
         };
         let objective = objective(job, &collator)?;
         let model = load(job, &objective, &weights)?;
+        let guide = job.guide_model.as_deref().map(|dir| Directory::open(dir, &Overrides::default()));
         let mut optimizer = Optimizer::new(model.parameters(), job.optimizer())?;
         let (mut stream, held) = stream(job, world.place())?;
         let evaluation = job.evaluation.as_ref().map(|data| Evaluation::read(data, &held)).transpose()?;
@@ -188,6 +190,7 @@ impl<'a, C: Collective> Run<'a, C> {
             model,
             optimizer,
             objective,
+            guide: guide.transpose()?,
             collator,
             stream,
             schedule,
@@ -264,11 +267,14 @@ impl<'a, C: Collective> Run<'a, C> {
         }
         let queries: Vec<String> = micro.groups.iter().map(|group| group.query.clone()).collect();
         let passages: Vec<String> = micro.groups.iter().flat_map(|group| group.passages.clone()).collect();
+        let guide = |guide: &Directory| Ok::<_, TrainError>([guide.rows(&queries)?, guide.rows(&passages)?]);
         let batch = Batch {
             queries: self.collator.queries(&queries)?,
             passages: self.collator.passages(&passages)?,
             teacher,
             own_group: micro.own_group,
+            distinct: self.job.mask_duplicates,
+            guide: self.guide.as_ref().map(guide).transpose()?,
         };
         let tokens = batch.queries.tokens() + batch.passages.tokens();
         Ok((step.texts(&batch, &moment)?, tokens))

@@ -9,8 +9,8 @@ use tch::{Kind, Tensor};
 
 use crate::collective::{Collective, Place};
 use crate::error::TrainError;
-use crate::loss::{self, GradientScale, Negatives, Tokens};
-use crate::objective::{Batch, Embedded, Objective, Rows, Side, teacher};
+use crate::loss::{self, GradientScale, Known, Negatives, Tokens};
+use crate::objective::{Batch, Embedded, Objective, Rows, Side, mix, teacher};
 
 /// How gradients are made.
 #[derive(Clone, Copy, Debug)]
@@ -146,6 +146,12 @@ impl<C: Collective> Step<'_, C> {
         let [queries, passages] = sides;
         let teacher = batch.teacher.as_deref().map(|scores| teacher(scores, batch.queries.sequences.len()));
         let teacher = teacher.transpose()?.map(|scores| everyones(&scores)).transpose()?;
+        let texts = batch.distinct.then(|| everyones(&batch.passages.marks()?)).transpose()?;
+        let guide = match &batch.guide {
+            Some([queries, passages]) => Some([everyones(queries)?, everyones(passages)?]),
+            None => None,
+        };
+        let guide = guide.as_ref().map(|sides| sides.each_ref().map(Vec::as_slice));
         let tokens = queries.tokens.as_ref().zip(passages.tokens.as_ref());
         let rows = Rows {
             own: rank,
@@ -153,6 +159,7 @@ impl<C: Collective> Step<'_, C> {
             passages: &everyones(&passages.rows)?,
             tokens: tokens.map(|(queries, passages)| [queries, passages]),
             teacher: teacher.as_deref(),
+            known: Known { texts: texts.as_deref(), guide },
         };
         let loss = self.objective.loss(&rows, negatives, moment.teach)?;
         let objective = loss.objective(ranks, self.settings.scale)?;
@@ -212,14 +219,6 @@ impl<C: Collective> Step<'_, C> {
 #[allow(clippy::cast_precision_loss)] // Few.
 fn accumulated(moment: &Moment) -> f64 {
     moment.accumulated.max(1) as f64
-}
-
-/// `SplitMix64` (Steele et al. 2014): neighbouring words come far apart.
-fn mix(word: u64) -> u64 {
-    let word = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    word ^ (word >> 31)
 }
 
 /// Chunks put together, as the leaves of a graph of their own.

@@ -220,6 +220,18 @@ fn cross_encoders_and_batches_by_file_are_trained_too() {
     assert_eq!(only(run(&job(dir.path(), &more), 2), "step").len(), 4);
 }
 
+#[test]
+fn negatives_are_chosen_with_a_guide() {
+    let dir = tempfile::tempdir().unwrap();
+    let more = json!({"guide_model": golden("checkpoints/bert-mean"), "mask_duplicates": true, "max_steps": 2,
+        "false_negative_margin": 0.1, "guide_margin": 0.05, "hardness_weight": 9});
+    assert_eq!(only(run(&job(dir.path(), &more), 2), "step").len(), 2);
+    check_refused(
+        &json!({"guide_model": golden("checkpoints/xlmr-cross")}),
+        &["xlmr-cross", "makes no vectors"],
+    );
+}
+
 #[track_caller]
 fn check_refused(more: &Value, parts: &[&str]) {
     let dir = tempfile::tempdir().unwrap();

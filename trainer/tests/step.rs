@@ -3,21 +3,19 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Barrier, Mutex, PoisonError};
 use std::thread::Builder;
-use std::time::Duration;
 
 use model::{Device, Dropout, Pooling, Sequence, Task, Trainee};
-use tch::Tensor;
-use torch_ext::{Group, Seat, Store};
-use trainer::collective::{Alone, Collective};
+use tch::{Kind, Tensor};
+use torch_ext::TorchError;
+use trainer::collective::{Alone, Collective, Place};
 use trainer::data::Custom;
-use trainer::loss::{Contrast, Distillation, GradientScale, Negatives};
+use trainer::loss::{Contrast, Distillation, GradientScale, Negatives, Sifting};
 use trainer::objective::{Batch, Objective, Side};
 use trainer::step::{Moment, Pairs, Settings, Step, sum_gradients};
 
 const MOMENT: Moment = Moment { micro_step: 3, accumulated: 2, teach: true };
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One test at a time: dropout is drawn from the process's generator, which every step seeds.
 static GENERATOR: Mutex<()> = Mutex::new(());
@@ -35,7 +33,7 @@ fn model(unified: bool) -> Trainee {
 fn objective(unified: bool, negatives: Negatives) -> Objective {
     let distillation = Distillation::Group;
     Objective {
-        contrast: Contrast { temperature: 0.1, negatives, distillation },
+        contrast: Contrast { temperature: 0.1, negatives, distillation, sifting: Sifting::default() },
         pooling: Pooling::Mean,
         normalize: true,
         dimensions: Vec::new(),
@@ -63,7 +61,7 @@ fn batch(range: std::ops::Range<u32>) -> Batch {
         queries: side(1, range.clone()),
         passages: side(2, range.start * 2..range.end * 2),
         teacher: Some(teacher),
-        own_group: false,
+        ..Batch::default()
     }
 }
 
@@ -145,6 +143,57 @@ fn dropout_is_the_same_when_a_chunk_is_run_again() {
     assert!((slope / squares - 1.0).abs() < 0.02, "{slope} {squares}");
 }
 
+/// Where the threads of three ranks meet: each leaves a tensor, and all take all of them.
+#[derive(Debug)]
+struct Meeting {
+    barrier: Barrier,
+    left: Mutex<[Option<Tensor>; 3]>,
+}
+
+/// A rank that is a thread. Several of libtorch's own groups in one process are not safe: they write to one flight
+/// recorder without a lock.
+#[derive(Debug)]
+struct Threaded {
+    rank: usize,
+    meeting: Arc<Meeting>,
+}
+
+impl Collective for Threaded {
+    fn place(&self) -> Place {
+        Place { rank: self.rank, ranks: 3 }
+    }
+
+    fn gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>, TorchError> {
+        let Meeting { barrier, left } = &*self.meeting;
+        left.lock().unwrap()[self.rank] = Some(tensor.detach().copy());
+        barrier.wait();
+        let all = left.lock().unwrap().iter().flatten().map(Tensor::copy).collect();
+        barrier.wait();
+        Ok(all)
+    }
+
+    fn sum(&self, tensor: &Tensor) -> Result<(), TorchError> {
+        let total = self.gather(tensor)?.into_iter().reduce(|a, b| a + b).unwrap();
+        tensor.shallow_clone().copy_(&total);
+        Ok(())
+    }
+}
+
+/// Gradients of three ranks, each on its own batch.
+fn on_three_ranks(
+    objective: impl Fn() -> Objective + Copy + Send + 'static,
+    settings: Settings,
+    batch: impl Fn(u32) -> Batch + Copy + Send + 'static,
+) -> Vec<Vec<(String, Tensor)>> {
+    let meeting = Arc::new(Meeting { barrier: Barrier::new(3), left: Mutex::new([None, None, None]) });
+    let ranks = (0..3_u32).map(|rank| {
+        let world = Threaded { rank: usize::try_from(rank).unwrap(), meeting: Arc::clone(&meeting) };
+        let rank_of = move || run(&world, &objective(), settings, &batch(rank)).1;
+        Builder::new().name(format!("rank-{rank}")).spawn(rank_of).unwrap()
+    });
+    ranks.collect::<Vec<_>>().into_iter().map(|rank| rank.join().unwrap()).collect()
+}
+
 #[test]
 fn ranks_together_have_the_gradient_of_their_batches_together() {
     let _one = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
@@ -155,30 +204,77 @@ fn ranks_together_have_the_gradient_of_their_batches_together() {
         let alone = if unified { negatives } else { Negatives::InBatch };
         let (_, expected) = run(&Alone, &objective(unified, alone), PLAIN, &whole);
 
-        let store = Store::serve(0, PATIENCE).unwrap();
-        let port = store.port();
-        let ranks = (0..3_u32).map(|rank| {
-            let rank_of = move || {
-                let store = Store::connect("127.0.0.1", port, PATIENCE).unwrap();
-                let seat = Seat {
-                    name: "step".to_owned(),
-                    rank: usize::try_from(rank).unwrap(),
-                    size: 3,
-                    address: "127.0.0.1".to_owned(),
-                };
-                let group = Group::join(&store, &seat, PATIENCE).unwrap();
-                let mut own = batch(rank * 2..rank * 2 + 2);
-                own.own_group = unified;
-                run(&group, &objective(unified, negatives), Settings { chunk, ..PLAIN }, &own).1
-            };
-            Builder::new().name(format!("rank-{rank}")).spawn(rank_of).unwrap()
-        });
-        let found: Vec<_> = ranks.collect::<Vec<_>>().into_iter().map(|rank| rank.join().unwrap()).collect();
+        let objective = move || objective(unified, negatives);
+        let own = move |rank: u32| {
+            let mut own = batch(rank * 2..rank * 2 + 2);
+            own.own_group = unified;
+            own
+        };
+        let found = on_three_ranks(objective, Settings { chunk, ..PLAIN }, own);
         for gradients in &found {
             check_same(gradients, &expected);
         }
         for (a, b) in found[0].iter().zip(&found[1]) {
             assert_eq!(a.1, b.1, "{}", a.0);
+        }
+    }
+}
+
+/// Queries `range` with groups of two, some of whose texts are the same, and a guide that thinks its own.
+fn doubtful(range: std::ops::Range<u32>) -> Batch {
+    let passages = range.start * 2..range.end * 2;
+    let mut batch = Batch { distinct: true, ..batch(range.clone()) };
+    for (n, sequence) in passages.clone().zip(&mut batch.passages.sequences) {
+        sequence.ids[1..3].copy_from_slice(&[10 + n % 7, 20]);
+        sequence.ids.drain(3..);
+    }
+    batch.passages = Side::new(batch.passages.sequences);
+    let rows = |range: std::ops::Range<u32>| {
+        let numbers: Vec<f64> = range.flat_map(|n| [f64::from(n * n % 11), 2.0]).collect();
+        Tensor::from_slice(&numbers).to_kind(Kind::Float).view([-1, 2])
+    };
+    batch.guide = Some([rows(range), rows(passages)]);
+    batch
+}
+
+/// Each way of choosing negatives, and all together.
+fn choices() -> [(Sifting, [bool; 2]); 5] {
+    let none = Sifting::default();
+    let all = Sifting { false_negative_margin: Some(0.01), guide_margin: 0.02, hardness_weight: 3.0 };
+    [
+        (Sifting { false_negative_margin: Some(0.01), ..none }, [false, false]),
+        (none, [true, false]),
+        (Sifting { guide_margin: 0.02, ..none }, [false, true]),
+        (Sifting { hardness_weight: 3.0, ..none }, [false, false]),
+        (all, [true, true]),
+    ]
+}
+
+#[test]
+fn chosen_negatives_are_the_same_in_chunks_and_on_several_ranks() {
+    let _one = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+    let (plain_loss, _) = run(&Alone, &objective(false, Negatives::InBatch), PLAIN, &{
+        Batch { distinct: false, guide: None, ..doubtful(0..6) }
+    });
+    for (sifting, [distinct, guided]) in choices() {
+        let objective = move |negatives| {
+            let mut objective = objective(false, negatives);
+            objective.contrast.sifting = sifting;
+            objective
+        };
+        let batch = move |range| {
+            let batch = doubtful(range);
+            Batch { distinct, guide: batch.guide.filter(|_| guided), ..batch }
+        };
+        let (loss, expected) = run(&Alone, &objective(Negatives::InBatch), PLAIN, &batch(0..6));
+        assert!((loss - plain_loss).abs() > 1e-3, "{sifting:?} changes nothing: {loss}");
+        let chunked = Settings { chunk: Some(4), ..PLAIN };
+        check_same(&run(&Alone, &objective(Negatives::InBatch), chunked, &batch(0..6)).1, &expected);
+        let own = move |rank: u32| batch(rank * 2..rank * 2 + 2);
+        for found in
+            on_three_ranks(move || objective(Negatives::AllRanks), Settings { chunk: Some(2), ..PLAIN }, own)
+        {
+            check_same(&found, &expected);
         }
     }
 }

@@ -37,12 +37,13 @@ impl Directory {
         let model = Model::load(&checkpoint, Device::Cpu, Precision::F32)?;
         Ok(Self { model, tokenizer, prompts, normalize })
     }
-}
 
-impl Embed for Directory {
-    fn embed(&mut self, texts: &[String], role: Role) -> Result<Tensor, TrainError> {
-        let prompt = &self.prompts[usize::from(role == Role::Passage)];
-        let encode = |text: &String| self.tokenizer.encode(&format!("{prompt}{text}"), Truncation::End);
+    /// Rows of texts without their prompts, `[texts, dimensions]`, f32, as they are served.
+    ///
+    /// # Errors
+    /// [`TrainError::OutOfMemory`], [`TrainError::Torch`].
+    pub fn rows(&self, texts: &[String]) -> Result<Tensor, TrainError> {
+        let encode = |text: &String| self.tokenizer.encode(text, Truncation::End);
         let sequences = texts.iter().map(encode).collect::<Result<Vec<_>, _>>();
         let sequences = sequences.map_err(|error| TrainError::Torch(error.to_string()))?;
         let rows = in_batches(&sequences, |batch| {
@@ -53,5 +54,12 @@ impl Embed for Directory {
             Ok(Tensor::f_from_slice(&numbers)?.f_view([-1, i64::try_from(width).unwrap_or(0)])?)
         })?;
         Ok(if self.normalize { normalized(&rows)? } else { rows })
+    }
+}
+
+impl Embed for Directory {
+    fn embed(&mut self, texts: &[String], role: Role) -> Result<Tensor, TrainError> {
+        let prompt = &self.prompts[usize::from(role == Role::Passage)];
+        self.rows(&texts.iter().map(|text| format!("{prompt}{text}")).collect::<Vec<_>>())
     }
 }

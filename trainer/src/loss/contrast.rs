@@ -6,6 +6,7 @@ use model::normalized;
 use tch::{TchError, Tensor};
 
 use super::distill::{Distillation, towards, weighted};
+use super::sift::{Known, Sifting, sifted};
 use super::{Loss, cross_entropy, own_group, positives, scores};
 
 /// Which passages a query's positive stands against.
@@ -28,6 +29,8 @@ pub struct Contrast {
     pub negatives: Negatives,
     /// How the teacher is used where there is one.
     pub distillation: Distillation,
+    /// Which of them count, and how much, where a positive is compared with them; a teacher judges all of its group.
+    pub sifting: Sifting,
 }
 
 /// All ranks' rows of a micro step. Of them `own` have a graph; the others are numbers.
@@ -41,6 +44,8 @@ pub struct Ranks<'a> {
     pub passages: &'a [Tensor],
     /// The teacher's distribution over each group, `[n, group]` of each rank.
     pub teacher: Option<&'a [Tensor]>,
+    /// What else is known of each rank's texts.
+    pub known: Known<'a>,
 }
 
 /// The loss over rows as they are.
@@ -53,13 +58,15 @@ pub fn contrast(ranks: &Ranks<'_>, how: &Contrast) -> Result<Loss, TchError> {
     match how.negatives {
         Negatives::OwnGroup | Negatives::InBatch => {
             let scores = scores(&ranks.queries[own], &ranks.passages[own], how.temperature)?;
-            Ok(Loss::own(on_scores(&scores, teacher, how)?))
+            let compared = sifted(&scores, &ranks.known.of(own), how)?;
+            Ok(Loss::own(on_scores([&scores, &compared], teacher, how)?))
         }
         Negatives::AllRanks => {
             let (queries, passages) = (Tensor::f_cat(ranks.queries, 0)?, Tensor::f_cat(ranks.passages, 0)?);
             let scores = scores(&queries, &passages, how.temperature)?; // [ranks * n, ranks * n * group]
+            let compared = sifted(&scores, &ranks.known, how)?;
             match (ranks.teacher, how.distillation) {
-                (None, _) => Ok(Loss::shared(plain(&scores)?)),
+                (None, _) => Ok(Loss::shared(plain(&compared)?)),
                 (Some(teacher), Distillation::Weighted) => {
                     Ok(Loss::shared(weighted(&Tensor::f_cat(teacher, 0)?, &scores)?))
                 }
@@ -68,7 +75,7 @@ pub fn contrast(ranks: &Ranks<'_>, how: &Contrast) -> Result<Loss, TchError> {
                     let start = rows * i64::try_from(own).unwrap_or(0);
                     let student = own_group(&scores)?.f_narrow(0, start, rows)?; // [n, group]
                     let towards = towards(&teacher[own], &student)?;
-                    Ok(Loss { shared: Some(plain(&scores)?), own: Some(towards) })
+                    Ok(Loss { shared: Some(plain(&compared)?), own: Some(towards) })
                 }
             }
         }
@@ -97,19 +104,18 @@ pub fn matryoshka(ranks: &Ranks<'_>, how: &Contrast, dimensions: &[i64]) -> Resu
     total.over(dimensions.len() as f64)
 }
 
-/// The loss of one rank's scores, `[n, n * group]`.
+/// The loss of one rank's scores, `[n, n * group]`: as they are for a teacher, and as positives are compared with them.
 pub(super) fn on_scores(
-    scores: &Tensor,
+    [scores, compared]: [&Tensor; 2],
     teacher: Option<&Tensor>,
     how: &Contrast,
 ) -> Result<Tensor, TchError> {
     let of_group = how.negatives == Negatives::OwnGroup;
     let group = own_group(scores)?; // [n, group]
-    let contrast =
-        |group: &Tensor| -> Result<Tensor, TchError> { if of_group { first(group) } else { plain(scores) } };
+    let contrast = || if of_group { first(&own_group(compared)?) } else { plain(compared) };
     match (teacher, how.distillation) {
-        (None, _) => contrast(&group),
-        (Some(teacher), Distillation::Group) => towards(teacher, &group)?.f_add(&contrast(&group)?),
+        (None, _) => contrast(),
+        (Some(teacher), Distillation::Group) => towards(teacher, &group)?.f_add(&contrast()?),
         (Some(teacher), Distillation::Weighted) if of_group => weighted_group(teacher, &group),
         (Some(teacher), Distillation::Weighted) => weighted(teacher, scores),
     }

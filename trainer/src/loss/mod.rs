@@ -6,6 +6,7 @@
 mod contrast;
 mod distill;
 mod grouped;
+mod sift;
 mod unified;
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,7 @@ use tch::{Kind, Reduction, TchError, Tensor};
 pub use contrast::{Contrast, Negatives, Ranks, contrast, matryoshka};
 pub use distill::Distillation;
 pub use grouped::grouped;
+pub use sift::{Known, Sifting};
 pub use unified::{OwnGroupSum, Tokens, Unified, unified};
 
 /// A rank's loss in two parts, for the gradient of one is not the other's.
@@ -134,8 +136,12 @@ mod tests {
 
     use super::*;
 
-    const HOW: Contrast =
-        Contrast { temperature: 0.05, negatives: Negatives::AllRanks, distillation: Distillation::Group };
+    const HOW: Contrast = Contrast {
+        temperature: 0.05,
+        negatives: Negatives::AllRanks,
+        distillation: Distillation::Group,
+        sifting: Sifting { false_negative_margin: None, guide_margin: 0.0, hardness_weight: 0.0 },
+    };
 
     fn rows(seed: i64, count: i64) -> Tensor {
         tch::manual_seed(seed);
@@ -176,7 +182,8 @@ mod tests {
                 };
                 let (queries, passages) = (side(0), side(2));
                 let teacher = self.teacher.as_deref();
-                let ranks = Ranks { own, queries: &queries, passages: &passages, teacher };
+                let ranks =
+                    Ranks { own, queries: &queries, passages: &passages, teacher, known: Known::default() };
                 contrast(&ranks, how).unwrap().objective(2, scale).unwrap().backward();
             }
             leaves.iter().map(Tensor::grad).collect()
@@ -188,7 +195,13 @@ mod tests {
             let leaves: Vec<Tensor> = leaves.map(|rows| rows.copy().set_requires_grad(true)).collect();
             let (queries, passages) = (&leaves[..2], &leaves[2..]);
             let total = (0..2).map(|own| {
-                let ranks = Ranks { own, queries, passages, teacher: self.teacher.as_deref() };
+                let ranks = Ranks {
+                    own,
+                    queries,
+                    passages,
+                    teacher: self.teacher.as_deref(),
+                    known: Known::default(),
+                };
                 let loss = contrast(&ranks, how).unwrap();
                 // Of the shared part there is one.
                 let shared = loss.shared.map(|shared| if own == 0 { shared } else { shared * 0.0 });
@@ -243,6 +256,7 @@ mod tests {
             queries: &world.queries,
             passages: &world.passages,
             teacher: world.teacher.as_deref(),
+            known: Known::default(),
         };
         let found = contrast(&ranks, &how).unwrap().value().unwrap();
         let scores = scores(&world.queries[0], &world.passages[0], how.temperature).unwrap();

@@ -71,7 +71,7 @@ pub fn unified(ranks: &Ranks<'_>, how: &Contrast, unified: &Unified<'_>) -> Resu
     let multi = multi(queries, passages)?.f_div_scalar(how.temperature)?;
     let together = dense.f_add(&sparse.f_mul_scalar(SPARSE_SCORE)?)?.f_add(&multi)?;
 
-    let own = |scores: &Tensor| on_scores(scores, teacher, &local).map(Loss::own);
+    let own = |scores: &Tensor| on_scores([scores, scores], teacher, &local).map(Loss::own);
     let over_ranks = how.negatives == Negatives::AllRanks;
     let dense_loss = if over_ranks { contrast(ranks, how)? } else { own(&dense)? };
     let loss = dense_loss

@@ -9,7 +9,7 @@ use model::Pooling;
 use serde::Deserialize;
 
 use crate::error::TrainError;
-use crate::loss::{Contrast, Distillation, Negatives};
+use crate::loss::{Contrast, Distillation, Negatives, Sifting};
 use crate::optimizer;
 use crate::schedule::{Schedule, Shape};
 
@@ -204,6 +204,7 @@ impl Hyperparameters {
                 "m3_kd_loss" => Distillation::Weighted,
                 other => return Err(unknown("kd_loss_type", other)),
             },
+            sifting: Sifting::default(),
         })
     }
 

@@ -15,7 +15,7 @@ use super::samples;
 use super::source::{Places, Source};
 use crate::data::Custom;
 use crate::error::TrainError;
-use crate::loss::{self, GradientScale, Loss, Negatives, Tokens};
+use crate::loss::{self, GradientScale, Known, Loss, Negatives, Tokens};
 use crate::objective::{Embedded, Objective, Rows, Side, teacher};
 use crate::optimizer::{Optimizer, decays};
 
@@ -345,6 +345,7 @@ impl Run<'_> {
                     passages: &passages?,
                     tokens: tokens(0).zip(tokens(1)).map(|(q, p): (&Tokens, &Tokens)| [q, p]),
                     teacher: teachers.as_deref(),
+                    known: Known::default(),
                 };
                 let how = if batches[own].own_group { Negatives::OwnGroup } else { negatives };
                 self.objective.loss(&rows, how, self.teaches(micro))
