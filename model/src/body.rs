@@ -167,8 +167,9 @@ impl Layer {
         let _ = attended.f_add_(&input)?;
         drop(input);
         let attended = self.attention_norm.forward(&attended)?;
-        let wide = self.up.forward(&attended, self.activation)?; // [tokens, intermediate]
-        let mut output = pass.dropout.hidden(self.down.forward(&wide, Activation::None)?)?;
+        let wide = self.up.forward(&attended, self.activation, pass.dropout)?; // [tokens, intermediate]
+        let output = self.down.forward(&wide, Activation::None, pass.dropout)?;
+        let mut output = pass.dropout.hidden(output)?;
         let _ = output.f_add_(&attended)?;
         self.output_norm.forward(&output)
     }
@@ -176,12 +177,12 @@ impl Layer {
 
 impl Attention {
     fn forward(&self, input: &Tensor, pass: &Pass<'_>) -> Result<Tensor, RunError> {
-        let qkv = self.qkv.forward(input, Activation::None)?; // [tokens, 3 * hidden]
+        let qkv = self.qkv.forward(input, Activation::None, pass.dropout)?; // [tokens, 3 * hidden]
         let mixed = match &pass.starts {
             Some(starts) => self.at_once(&qkv, starts, pass.layout.longest())?,
             None => self.by_group(&qkv, pass)?,
         };
-        self.output.forward(&mixed, Activation::None)
+        self.output.forward(&mixed, Activation::None, pass.dropout)
     }
 
     /// One call for all sequences.

@@ -115,6 +115,7 @@ impl Config {
                 hidden: file.hidden_dropout_prob,
                 attention: file.attention_probs_dropout_prob,
                 classifier: file.classifier_dropout.unwrap_or(file.hidden_dropout_prob),
+                adapters: 0.0,
             },
         })
     }

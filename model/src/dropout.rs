@@ -14,11 +14,13 @@ pub struct Dropout {
     pub attention: f64,
     /// Of what a cross-encoder's classifier reads.
     pub classifier: f64,
+    /// Of what adapters read.
+    pub adapters: f64,
 }
 
 impl Dropout {
     /// Every number is kept: serving, evaluation, and the replay of a recorded run.
-    pub const NONE: Self = Self { hidden: 0.0, attention: 0.0, classifier: 0.0 };
+    pub const NONE: Self = Self { hidden: 0.0, attention: 0.0, classifier: 0.0, adapters: 0.0 };
 
     pub(crate) fn hidden(&self, tensor: Tensor) -> Result<Tensor, TchError> {
         thin(tensor, self.hidden)
@@ -26,6 +28,10 @@ impl Dropout {
 
     pub(crate) fn classifier(&self, tensor: Tensor) -> Result<Tensor, TchError> {
         thin(tensor, self.classifier)
+    }
+
+    pub(crate) fn adapters(&self, tensor: Tensor) -> Result<Tensor, TchError> {
+        thin(tensor, self.adapters)
     }
 }
 

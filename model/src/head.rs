@@ -45,8 +45,8 @@ impl Classifier {
             Family::Bert => first,
             Family::XlmRoberta => dropout.classifier(first)?,
         };
-        let dense = dropout.classifier(self.dense.forward(&first, Activation::Tanh)?)?;
-        self.output.forward(&dense, Activation::None)
+        let dense = dropout.classifier(self.dense.forward(&first, Activation::Tanh, dropout)?)?;
+        self.output.forward(&dense, Activation::None, dropout)
     }
 }
 

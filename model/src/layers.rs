@@ -5,8 +5,10 @@ use std::cell::RefCell;
 use tch::{Kind, Tensor};
 use torch_ext::{Activation, PackedLinear};
 
+use crate::adapter::Adapter;
+use crate::dropout::Dropout;
 use crate::error::{LoadError, RunError};
-use crate::trainee::Parameter;
+use crate::trainee::{Manner, Parameter};
 use crate::weights::{Pages, Weights};
 
 /// Rows of a typical batch: what packed layouts are chosen for.
@@ -21,8 +23,17 @@ pub(crate) struct Loader<'a> {
     pub(crate) weights: &'a Weights,
     pub(crate) device: tch::Device,
     pub(crate) kind: Kind,
-    /// Where tensors are noted down that training shall move; `None` for a model that serves.
-    pub(crate) trained: Option<&'a RefCell<Vec<Parameter>>>,
+    /// What training needs to know; `None` for a model that serves.
+    pub(crate) trained: Option<&'a Trained<'a>>,
+}
+
+/// How a model is trained, and what is noted down of it while it is loaded.
+#[derive(Debug)]
+pub(crate) struct Trained<'a> {
+    pub(crate) manner: &'a Manner,
+    /// Every tensor that training may move.
+    pub(crate) parameters: RefCell<Vec<Parameter>>,
+    pub(crate) adapters: RefCell<Vec<Adapter>>,
 }
 
 impl Loader<'_> {
@@ -91,7 +102,19 @@ impl Loader<'_> {
             let name = format!("{name}.{field}");
             self.settle(&name, &self.weights.tensor(&name, shape)?, Kind::Float)
         };
-        Ok(Parts { weight: part("weight", &[output, input])?, bias: part("bias", &[output])? })
+        let (weight, bias) = (part("weight", &[output, input])?, part("bias", &[output])?);
+        Ok(Parts { weight, bias, adapter: self.adapter(name, [output, input])? })
+    }
+
+    /// The adapter of a linear layer, by its full name, where it shall have one.
+    fn adapter(&self, name: &str, shape: [i64; 2]) -> Result<Option<Adapter>, LoadError> {
+        let Some(trained) = self.trained else { return Ok(None) };
+        let Some(lora) = trained.manner.lora.as_ref().filter(|lora| lora.fits(name)) else { return Ok(None) };
+        let adapter = Adapter::new(lora, name, shape, self.device)?;
+        let parameters = adapter.tensors().map(|(name, tensor)| Parameter::new(&name, tensor));
+        trained.parameters.borrow_mut().extend(parameters);
+        trained.adapters.borrow_mut().push(adapter.share());
+        Ok(Some(adapter))
     }
 
     /// A stored tensor where it runs. In training it is a parameter of its own memory, in single precision.
@@ -101,8 +124,8 @@ impl Loader<'_> {
         };
         let mut tensor = Tensor::f_empty(stored.size(), (Kind::Float, self.device))?;
         tensor.f_copy_(stored)?;
-        let tensor = tensor.f_set_requires_grad(true)?;
-        trained.borrow_mut().push(Parameter::new(name, tensor.shallow_clone()));
+        let tensor = tensor.f_set_requires_grad(trained.manner.lora.is_none())?;
+        trained.parameters.borrow_mut().push(Parameter::new(name, tensor.shallow_clone()));
         Ok(tensor)
     }
 
@@ -157,18 +180,34 @@ pub(crate) enum Linear {
 pub(crate) struct Parts {
     weight: Tensor,
     bias: Tensor,
+    adapter: Option<Adapter>,
+}
+
+impl Parts {
+    fn forward(&self, input: &Tensor, dropout: &Dropout) -> Result<Tensor, RunError> {
+        let output = input.f_linear(&self.weight, Some(&self.bias))?;
+        match &self.adapter {
+            Some(adapter) => Ok(output.f_add(&adapter.forward(input, dropout)?)?),
+            None => Ok(output),
+        }
+    }
 }
 
 impl Linear {
     /// `[rows, in]` to `[rows, out]`.
-    pub(crate) fn forward(&self, input: &Tensor, activation: Activation) -> Result<Tensor, RunError> {
+    pub(crate) fn forward(
+        &self,
+        input: &Tensor,
+        activation: Activation,
+        dropout: &Dropout,
+    ) -> Result<Tensor, RunError> {
         let output = match self {
             Self::Packed(packed) => return Ok(packed.forward(input, activation)?),
             Self::Plain { weight, bias } => input.f_linear(weight, Some(bias))?,
             Self::Open(parts) => match parts.as_slice() {
-                [Parts { weight, bias }] => input.f_linear(weight, Some(bias))?,
+                [only] => only.forward(input, dropout)?,
                 parts => {
-                    let outputs = parts.iter().map(|part| input.f_linear(&part.weight, Some(&part.bias)));
+                    let outputs = parts.iter().map(|part| part.forward(input, dropout));
                     Tensor::f_cat(&outputs.collect::<Result<Vec<_>, _>>()?, 1)?
                 }
             },

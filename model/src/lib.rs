@@ -4,6 +4,7 @@
 //! token [`Sequence`]s of texts on any thread, and a [`Model`] turns batches of them into [`Rows`] on the one
 //! thread that owns its device.
 
+mod adapter;
 mod body;
 mod checkpoint;
 mod config;
@@ -21,6 +22,7 @@ mod tokenizer;
 mod trainee;
 mod weights;
 
+pub use adapter::Lora;
 pub use checkpoint::{Card, Checkpoint, Overrides};
 pub use config::Kind;
 pub use device::{Device, Instructions, Precision, gemm_rate, prepare, set_threads, supports};
@@ -33,4 +35,4 @@ pub use modules::Pooling;
 pub use sequence::{Rows, Sequence, normalize};
 pub use tokenizer::{SpecialTokens, Token, TokenizeError, Tokenizer, Truncation};
 pub use torch_ext::{DeviceMemory, exit_now};
-pub use trainee::{Hidden, Laying, Parameter, Task, Trainee, normalized, seed};
+pub use trainee::{Hidden, Laying, Manner, Parameter, Task, Trainee, normalized, seed};

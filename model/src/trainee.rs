@@ -13,13 +13,14 @@ use safetensors::tensor::{Dtype, View};
 use tch::{Kind, TchError, Tensor};
 use torch_ext::Activation;
 
+use crate::adapter::{self, Adapter, Lora};
 use crate::body::Body;
 use crate::config::{Config, Family};
 use crate::device::Device;
 use crate::dropout::Dropout;
 use crate::error::{LoadError, RunError};
 use crate::head::{Classifier, Head};
-use crate::layers::{Linear, Loader};
+use crate::layers::{Linear, Loader, Trained};
 use crate::layout::Layout;
 use crate::modules::Pooling;
 use crate::sequence::Sequence;
@@ -72,6 +73,13 @@ pub enum Task {
     Score,
 }
 
+/// How a model is trained; by default whole.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Manner {
+    /// Adapters that are trained while all else stays as it is.
+    pub lora: Option<Lora>,
+}
+
 /// How a batch is laid out. The results are the same but for rounding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Laying {
@@ -97,6 +105,7 @@ pub struct Trainee {
     body: Body,
     heads: Heads,
     parameters: Vec<Parameter>,
+    adapters: Vec<Adapter>,
     weights: Weights,
     dropout: Dropout,
     device: tch::Device,
@@ -116,21 +125,43 @@ impl Trainee {
     /// # Errors
     /// A [`LoadError`] that names the file and the tensor.
     pub fn load(config: &Path, weights: &Path, task: Task, device: Device) -> Result<Self, LoadError> {
+        Self::load_for(config, weights, (task, &Manner::default()), device)
+    }
+
+    /// As [`Trainee::load`], to be trained in a manner of its own. Adapters are drawn from libtorch's generator, and add
+    /// nothing yet; beside them nothing is open to gradients.
+    ///
+    /// # Errors
+    /// As [`Trainee::load`]; [`LoadError::Unsupported`] where an adapter's layer is not there.
+    pub fn load_for(
+        config: &Path,
+        weights: &Path,
+        (task, manner): (Task, &Manner),
+        device: Device,
+    ) -> Result<Self, LoadError> {
         let config = Config::load(config)?;
         let mut files = Weights::open(weights)?;
         if task == Task::Unified {
             files.add_if_there(weights.join(UNIFIED))?;
         }
-        let (device, parameters) = (device.torch(), RefCell::default());
-        let loader = Loader { weights: &files, device, kind: Kind::Float, trained: Some(&parameters) };
+        let device = device.torch();
+        let trained = Trained { manner, parameters: RefCell::default(), adapters: RefCell::default() };
+        let loader = Loader { weights: &files, device, kind: Kind::Float, trained: Some(&trained) };
         // Parameters are noted in the reference's order: sums over all of them round by it.
         let heads = || Heads::load(&loader, &config, task);
         let heads_first = task == Task::Score && config.family == Family::XlmRoberta;
         let early = if heads_first { Some(heads()?) } else { None };
         let body = Body::load(&loader, &config)?;
         let heads = early.map_or_else(heads, Ok)?;
-        let parameters = parameters.into_inner();
-        Ok(Self { body, heads, parameters, weights: files, dropout: config.dropout, device })
+        let (parameters, adapters) = (trained.parameters.into_inner(), trained.adapters.into_inner());
+        let unmet = manner.lora.as_ref().map_or_else(Vec::new, |lora| lora.unmet(&adapters));
+        if !unmet.is_empty() {
+            let what = format!("no linear layer's name ends in {}", unmet.join(", or in "));
+            return Err(LoadError::unsupported(weights, what));
+        }
+        let adapted = manner.lora.as_ref().map_or(0.0, |lora| lora.dropout);
+        let dropout = Dropout { adapters: adapted, ..config.dropout };
+        Ok(Self { body, heads, parameters, adapters, weights: files, dropout, device })
     }
 
     /// All parameters of the body and of the heads of its task.
@@ -139,7 +170,7 @@ impl Trainee {
         &self.parameters
     }
 
-    /// What the checkpoint's configuration says that it is trained with.
+    /// What the checkpoint's configuration says that it is trained with, and its adapters.
     #[must_use]
     pub fn dropout(&self) -> Dropout {
         self.dropout
@@ -189,7 +220,7 @@ impl Trainee {
     /// [`RunError::Failed`] where its task is not [`Task::Unified`].
     pub fn token_weights(&self, hidden: &Hidden, width: usize) -> Result<Tensor, RunError> {
         let Heads::Unified { sparse, .. } = &self.heads else { return Err(not_its_task("weighs tokens")) };
-        let weights = sparse.forward(&hidden.vectors, Activation::Relu)?; // [tokens, 1]
+        let weights = sparse.forward(&hidden.vectors, Activation::Relu, &Dropout::NONE)?; // [tokens, 1]
         Ok(hidden.padded(&weights, 0..width)?.f_squeeze_dim(2)?)
     }
 
@@ -200,17 +231,45 @@ impl Trainee {
     /// [`RunError::Failed`] where its task is not [`Task::Unified`].
     pub fn token_vectors(&self, hidden: &Hidden, width: usize) -> Result<Tensor, RunError> {
         let Heads::Unified { multi, .. } = &self.heads else { return Err(not_its_task("has token vectors")) };
-        let vectors = multi.forward(&hidden.vectors, Activation::None)?; // [tokens, hidden]
+        let vectors = multi.forward(&hidden.vectors, Activation::None, &Dropout::NONE)?; // [tokens, hidden]
         hidden.padded(&vectors, 1..width)
     }
 
-    /// Writes every tensor of the checkpoint's files, trained ones as they are now, as one `*.safetensors` file.
+    /// Whether adapters are what is trained.
+    #[must_use]
+    pub fn is_adapted(&self) -> bool {
+        !self.adapters.is_empty()
+    }
+
+    /// Writes the adapters alone as a `*.safetensors` file.
+    ///
+    /// # Errors
+    /// [`LoadError::Format`] when the file cannot be written.
+    pub fn save_adapters(&self, path: &Path) -> Result<(), LoadError> {
+        adapter::save(&self.adapters, path)
+    }
+
+    /// Reads adapters that [`Trainee::save_adapters`] wrote.
+    ///
+    /// # Errors
+    /// [`LoadError::Format`] where they are of other layers or sizes.
+    pub fn read_adapters(&self, path: &Path) -> Result<(), LoadError> {
+        adapter::read(&self.adapters, path)
+    }
+
+    /// Writes every tensor of the checkpoint's files, trained ones as they are now, as one `*.safetensors` file. What
+    /// adapters add is merged into their layers' weights.
     ///
     /// # Errors
     /// [`LoadError::Read`] when the file cannot be written, [`LoadError::Torch`].
     pub fn save(&self, path: &Path) -> Result<(), LoadError> {
-        let trained: HashMap<&str, &Tensor> =
-            self.parameters.iter().map(|parameter| (parameter.name(), &parameter.tensor)).collect();
+        let mut trained: HashMap<String, Tensor> =
+            self.parameters.iter().map(|parameter| (parameter.name.clone(), parameter.tensor())).collect();
+        for adapter in &self.adapters {
+            if let Some(weight) = trained.get_mut(&adapter.weight()) {
+                *weight = adapter.merged(weight)?;
+            }
+        }
         let views = self.weights.stored().into_iter().map(|(name, stored)| {
             let view = match trained.get(name) {
                 Some(tensor) => Saved::of(tensor)?,

@@ -5,8 +5,8 @@
 use std::path::{Path, PathBuf};
 
 use model::{
-    Checkpoint, Device, Dropout, Laying, LoadError, Model, Overrides, Pooling, Precision, Sequence, Task,
-    Trainee,
+    Checkpoint, Device, Dropout, Laying, LoadError, Lora, Manner, Model, Overrides, Pooling, Precision,
+    Sequence, Task, Trainee,
 };
 use tch::{Kind, Tensor};
 
@@ -95,7 +95,7 @@ fn the_same_seed_drops_the_same_numbers() {
     let trainee = load(&checkpoint("xlmr-cross"), Task::Score).unwrap();
     let sequences = batch("xlmr-cross");
     let batch: Vec<&Sequence> = sequences.iter().collect();
-    let dropout = Dropout { hidden: 0.1, attention: 0.1, classifier: 0.1 };
+    let dropout = Dropout { hidden: 0.1, attention: 0.1, classifier: 0.1, adapters: 0.0 };
     let logits = |seed| {
         model::seed(seed);
         let hidden = trainee.hidden(&batch, Laying::EndToEnd, &dropout).unwrap();
@@ -103,6 +103,66 @@ fn the_same_seed_drops_the_same_numbers() {
     };
     assert_eq!(logits(5), logits(5));
     assert_ne!(logits(5), logits(6));
+}
+
+fn adapted(name: &str, targets: &[&str]) -> Result<Trainee, LoadError> {
+    let targets = targets.iter().map(|&target| target.to_owned()).collect();
+    let manner = Manner { lora: Some(Lora { rank: 4, alpha: 8.0, dropout: 0.2, targets }) };
+    let dir = checkpoint(name);
+    let task = if name.ends_with("cross") { Task::Score } else { Task::Dense };
+    Trainee::load_for(&dir.join("config.json"), &dir, (task, &manner), Device::Cpu)
+}
+
+fn outputs(trainee: &Trainee, name: &str) -> Tensor {
+    let sequences = batch(name);
+    let hidden =
+        trainee.hidden(&sequences.iter().collect::<Vec<_>>(), Laying::EndToEnd, &Dropout::NONE).unwrap();
+    if name.ends_with("cross") {
+        trainee.logits(&hidden, &Dropout::NONE).unwrap()
+    } else {
+        trainee.pooled(&hidden, Pooling::Mean).unwrap()
+    }
+}
+
+#[test]
+fn adapters_add_nothing_at_first_and_are_merged_when_they_do() {
+    for (name, targets, layers) in [
+        ("bert-mean", vec!["query", "key", "value"], 3),
+        ("xlmr-cross", vec!["query", "intermediate.dense", "classifier.dense"], 2),
+    ] {
+        let dir = checkpoint(name);
+        let task = if name.ends_with("cross") { Task::Score } else { Task::Dense };
+        let plain = rows(&outputs(&load(&dir, task).unwrap(), name));
+        let trainee = adapted(name, &targets).unwrap();
+        let adapters = || trainee.parameters().iter().filter(|p| p.name().contains(".lora_"));
+        assert!(adapters().count() % 2 == 0 && adapters().count() >= 2 * layers, "{}", adapters().count());
+        assert_eq!(rows(&outputs(&trainee, name)), plain);
+
+        outputs(&trainee, name).square().sum(Kind::Float).backward();
+        for parameter in trainee.parameters() {
+            let (adapts, has) = (parameter.name().contains(".lora_"), parameter.tensor().grad().defined());
+            assert_eq!(adapts, has, "{}", parameter.name());
+        }
+
+        for parameter in adapters().filter(|p| p.name().contains(".lora_B.")) {
+            let _ = tch::no_grad(|| parameter.tensor().normal_(0.0, 0.1));
+        }
+        let moved = rows(&outputs(&trainee, name));
+        assert!(moved.iter().zip(&plain).any(|(a, b)| (a - b).abs() > 1e-3));
+        let out = tempfile::tempdir().unwrap();
+        trainee.save(&out.path().join("model.safetensors")).unwrap();
+        std::fs::copy(dir.join("config.json"), out.path().join("config.json")).unwrap();
+        check_close(&rows(&outputs(&load(out.path(), task).unwrap(), name)), &moved);
+
+        let file = out.path().join("adapters.safetensors");
+        trainee.save_adapters(&file).unwrap();
+        let again = adapted(name, &targets).unwrap();
+        again.read_adapters(&file).unwrap();
+        assert_eq!(rows(&outputs(&again, name)), moved);
+        assert!(adapted(name, &["key"]).unwrap().read_adapters(&file).is_ok() == targets.contains(&"key"));
+    }
+    let error = adapted("bert-mean", &["query", "q_proj"]).unwrap_err();
+    assert!(matches!(&error, LoadError::Unsupported { what, .. } if what.contains("q_proj")), "{error}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! A run's state on disk, whole or not at all.
 //!
-//! A checkpoint is a directory `step-N` that holds weights, the optimiser's moments, and where every rank's data stands.
+//! A checkpoint is a directory `step-N` that holds weights, or adapters where they are what is trained, the optimiser's moments, and where every rank's data stands.
 //! It is written beside its place, synced, its manifest last, and then renamed: what is there by its name is complete.
 //! Dropout needs no state: its seeds are those of the step.
 
@@ -16,6 +16,7 @@ use crate::error::TrainError;
 use crate::optimizer::Optimizer;
 
 const WEIGHTS: &str = "model.safetensors";
+const ADAPTERS: &str = "adapters.safetensors";
 const MOMENTS: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
 const MANIFEST: &str = "manifest.json";
@@ -89,10 +90,15 @@ impl Checkpoints {
         let staged = self.dir.join(format!(".staged-{:08}", state.step));
         clear(&staged)?;
         fs::create_dir_all(&staged).map_err(|source| TrainError::io(&staged, source))?;
-        model.save(&staged.join(WEIGHTS))?;
+        let weights = if model.is_adapted() { ADAPTERS } else { WEIGHTS };
+        if model.is_adapted() {
+            model.save_adapters(&staged.join(ADAPTERS))?;
+        } else {
+            model.save(&staged.join(WEIGHTS))?;
+        }
         optimizer.save(&staged.join(MOMENTS))?;
         write(&staged.join(STATE), &json(state))?;
-        let files = [WEIGHTS, MOMENTS, STATE];
+        let files = [weights, MOMENTS, STATE];
         for file in files {
             sync(&staged.join(file))?;
         }
@@ -101,6 +107,14 @@ impl Checkpoints {
         write(&staged.join(MANIFEST), &json(&hashed))?;
         place(&staged, &self.path(state.step))?;
         self.forget_old(state.best.map(|best| best.step))
+    }
+
+    /// Reads the adapters of a step into a model that has some.
+    ///
+    /// # Errors
+    /// [`TrainError::Model`] names the file.
+    pub fn read_adapters(&self, step: u64, model: &Trainee) -> Result<(), TrainError> {
+        Ok(model.read_adapters(&self.path(step).join(ADAPTERS))?)
     }
 
     /// Reads the state of a step, and the optimiser's moments into `optimizer`.

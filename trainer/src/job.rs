@@ -121,6 +121,22 @@ pub struct Job {
     /// Whether position embeddings stay as they are.
     #[serde(default)]
     pub fix_position_embedding: bool,
+    /// Whether low-rank adapters are trained, and nothing else; the finished model has them merged into its weights.
+    /// Source: Hu et al. 2021, arXiv:2106.09685.
+    #[serde(default)]
+    pub use_lora: bool,
+    /// Numbers between an adapter's two matrices.
+    #[serde(default = "Job::lora_rank")]
+    pub lora_rank: i64,
+    /// What adapters' outputs are multiplied by, times their rank.
+    #[serde(default = "Job::lora_alpha")]
+    pub lora_alpha: f64,
+    /// Share of adapters' inputs that are zeroed.
+    #[serde(default = "Job::lora_dropout")]
+    pub lora_dropout: f64,
+    /// Ends of the names of linear layers that have adapters, such as `query` or `attention.output.dense`.
+    #[serde(default = "Job::target_modules")]
+    pub target_modules: Vec<String>,
     /// Queries of a rank and micro step.
     #[serde(default = "Job::batch")]
     pub per_device_train_batch_size: usize,
@@ -264,6 +280,7 @@ impl Job {
         .flatten()
         .chain(self.evaluation_faults())
         .chain(self.sifting_faults())
+        .chain(self.lora_faults())
         .collect()
     }
 

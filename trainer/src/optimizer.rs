@@ -96,7 +96,11 @@ impl Optimizer {
                 let Slot { parameter, first, second, step, .. } = slot;
                 gradient.as_ref().map(|gradient| Moved { parameter, gradient, first, second, step })
             });
-            AdamW { rate, betas, decay, epsilon }.step(&moved.collect::<Vec<_>>())?;
+            let moved: Vec<_> = moved.collect();
+            // Of adapters all decay.
+            if !moved.is_empty() {
+                AdamW { rate, betas, decay, epsilon }.step(&moved)?;
+            }
         }
         self.clear().map_err(failed)?;
         Ok(norm)

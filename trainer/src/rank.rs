@@ -1,6 +1,6 @@
 //! The whole run of one rank: data, steps, checkpoints, the finished model.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use model::{Device, Overrides, Task, Tokenizer, Trainee};
@@ -98,8 +98,7 @@ pub fn run(job: &Job, world: &impl Collective, mut report: impl FnMut(&Told)) ->
     let step = run.finished_at();
     if step != run.state.step {
         // That of step 0 is the initial model, of which there is no checkpoint.
-        let weights = if step == 0 { job.model.clone() } else { checkpoints.path(step) };
-        run.model = load(job, &run.objective, &weights)?;
+        run.model = load(job, &run.objective, &checkpoints, Some(step).filter(|step| *step > 0))?;
     }
     let model = job.output_dir.join("model");
     if world.place().rank == 0 {
@@ -161,7 +160,6 @@ impl<'a, C: Collective> Run<'a, C> {
         from: Option<u64>,
     ) -> Result<Self, TrainError> {
         let config = job.model.join("config.json");
-        let weights = from.map_or_else(|| job.model.clone(), |step| checkpoints.path(step));
         let collator = Collator {
             tokenizer: Tokenizer::open(&job.model, &config)?,
             query_max_len: job.query_max_len,
@@ -169,7 +167,7 @@ impl<'a, C: Collective> Run<'a, C> {
             pad_to_multiple_of: None,
         };
         let objective = objective(job, &collator)?;
-        let model = load(job, &objective, &weights)?;
+        let model = load(job, &objective, checkpoints, from)?;
         let guide = job.guide_model.as_deref().map(|dir| Directory::open(dir, &Overrides::default()));
         let mut optimizer = Optimizer::new(model.parameters(), job.optimizer())?;
         let (mut stream, held) = stream(job, world.place())?;
@@ -333,10 +331,23 @@ impl<'a, C: Collective> Run<'a, C> {
     }
 }
 
-/// The model of `job` with the weights of a directory, what is not to be trained frozen.
-fn load(job: &Job, objective: &Objective, weights: &Path) -> Result<Trainee, TrainError> {
+/// The model of `job` as it was after a step, or initially, what is not to be trained frozen.
+fn load(
+    job: &Job,
+    objective: &Objective,
+    checkpoints: &Checkpoints,
+    step: Option<u64>,
+) -> Result<Trainee, TrainError> {
     let task = if job.kind == Kind::Reranker { Task::Score } else { objective.task() };
-    let model = Trainee::load(&job.model.join("config.json"), weights, task, Device::Cpu)?;
+    let (config, manner) = (job.model.join("config.json"), job.manner());
+    let whole = step.filter(|_| !job.use_lora);
+    let weights = whole.map_or_else(|| job.model.clone(), |step| checkpoints.path(step));
+    // Adapters begin alike on every rank.
+    model::seed(i64::from_ne_bytes(job.seed.to_ne_bytes()));
+    let model = Trainee::load_for(&config, &weights, (task, &manner), Device::Cpu)?;
+    if let Some(step) = step.filter(|_| job.use_lora) {
+        checkpoints.read_adapters(step, &model)?;
+    }
     for parameter in model.parameters().iter().filter(|parameter| !job.trains(parameter.name())) {
         parameter.freeze()?;
     }

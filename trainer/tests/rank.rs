@@ -221,6 +221,36 @@ fn cross_encoders_and_batches_by_file_are_trained_too() {
 }
 
 #[test]
+fn adapters_go_on_where_they_were_and_are_merged_in_the_end() {
+    let more = json!({"use_lora": true, "lora_rank": 4, "max_steps": 5, "negatives_cross_device": false});
+    let dir = tempfile::tempdir().unwrap();
+    let job = job(dir.path(), &more);
+    let told = only(run(&job, 1), "step");
+    let expected = weights(dir.path());
+    let checkpoint = dir.path().join("out/checkpoints/step-00000004");
+    assert!(checkpoint.join("adapters.safetensors").is_file());
+    assert!(!checkpoint.join("model.safetensors").exists());
+    // From step 4 again.
+    fs::remove_dir_all(dir.path().join("out/model")).unwrap();
+    let rest = only(run(&job, 1), "step");
+    assert_eq!((rest.len(), &rest[0]["loss"]), (1, &told[4]["loss"]));
+    assert!(weights(dir.path()) == expected, "the weights differ");
+
+    let tensors = |path: &Path| -> std::collections::BTreeMap<String, tch::Tensor> {
+        tch::Tensor::read_safetensors(path).unwrap().into_iter().collect()
+    };
+    let initial = tensors(&golden("checkpoints/xlmr-cls").join("model.safetensors"));
+    let trained = tensors(&dir.path().join("out/model/model.safetensors"));
+    assert!(initial.keys().eq(trained.keys()));
+    for (name, tensor) in &initial {
+        let adapted = ["query.weight", "key.weight", "value.weight"].iter().any(|end| name.ends_with(end));
+        let same = tensor.to_kind(tch::Kind::Float) == trained[name].to_kind(tch::Kind::Float);
+        assert_eq!(same, !adapted, "{name}");
+    }
+    check_refused(&json!({"use_lora": true, "target_modules": ["q_proj"]}), &["q_proj"]);
+}
+
+#[test]
 fn negatives_are_chosen_with_a_guide() {
     let dir = tempfile::tempdir().unwrap();
     let more = json!({"guide_model": golden("checkpoints/bert-mean"), "mask_duplicates": true, "max_steps": 2,

@@ -116,7 +116,7 @@ fn a_cached_gradient_is_the_gradient() {
 #[test]
 fn dropout_is_the_same_when_a_chunk_is_run_again() {
     let _one = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
-    let dropout = Dropout { hidden: 0.2, attention: 0.2, classifier: 0.0 };
+    let dropout = Dropout { hidden: 0.2, attention: 0.2, classifier: 0.0, adapters: 0.0 };
     let objective = objective(false, Negatives::InBatch);
     let whole = batch(0..4);
     let cached = |seed| run(&Alone, &objective, Settings { dropout, seed, chunk: Some(4), ..PLAIN }, &whole);

@@ -1,5 +1,7 @@
 //! What a job says beyond the reference's settings.
 
+use model::{Lora, Manner};
+
 use super::{DistillationName, Job, Kind, only_for};
 use crate::loss::Sifting;
 
@@ -40,6 +42,52 @@ impl Job {
         .flatten()
         .collect()
     }
+
+    /// How its model is trained.
+    #[must_use]
+    pub fn manner(&self) -> Manner {
+        let lora = Lora {
+            rank: self.lora_rank,
+            alpha: self.lora_alpha,
+            dropout: self.lora_dropout,
+            targets: self.target_modules.clone(),
+        };
+        Manner { lora: self.use_lora.then_some(lora) }
+    }
+
+    /// What is wrong with its adapters.
+    pub(super) fn lora_faults(&self) -> Vec<String> {
+        let Self { lora_rank: rank, lora_alpha: alpha, lora_dropout: dropout, .. } = *self;
+        let fixes = self.fix_encoder || self.fix_position_embedding;
+        [
+            (rank < 1).then(|| format!("lora_rank is {rank}, at least 1 is wanted")),
+            (!alpha.is_finite() || alpha <= 0.0)
+                .then(|| format!("lora_alpha is {alpha}, wanted is a number above 0")),
+            (!(0.0..1.0).contains(&dropout))
+                .then(|| format!("lora_dropout is {dropout}, wanted is a number from 0 below 1")),
+            self.target_modules.is_empty().then(|| "target_modules names no layer".to_owned()),
+            only_for("use_lora", self.use_lora, "jobs that fix nothing else", !fixes),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
+    pub(super) fn lora_rank() -> i64 {
+        32
+    }
+
+    pub(super) fn lora_alpha() -> f64 {
+        64.0
+    }
+
+    pub(super) fn lora_dropout() -> f64 {
+        0.1
+    }
+
+    pub(super) fn target_modules() -> Vec<String> {
+        ["query", "key", "value"].map(str::to_owned).to_vec()
+    }
 }
 
 #[cfg(test)]
@@ -72,5 +120,13 @@ mod tests {
             r#""hardness_weight": -1, "false_negative_margin": -0.1"#,
             &["hardness_weight", "false_negative_margin"],
         );
+    }
+
+    #[test]
+    fn adapters_have_a_size_and_a_place() {
+        check(r#""use_lora": true"#, &[]);
+        let bad = r#""lora_rank": 0, "lora_alpha": 0, "lora_dropout": 1, "target_modules": []"#;
+        check(bad, &["lora_rank", "lora_alpha", "lora_dropout", "target_modules"]);
+        check(r#""use_lora": true, "fix_position_embedding": true"#, &["use_lora"]);
     }
 }
