@@ -85,11 +85,12 @@ impl Adapter {
             .map(|(side, tensor)| (format!("{}.lora_{side}.weight", self.layer), tensor.shallow_clone()))
     }
 
-    /// `[rows, input]` to `[rows, output]`.
+    /// `[rows, input]` to `[rows, output]`, in the input's kind.
     pub(crate) fn forward(&self, input: &Tensor, dropout: &Dropout) -> Result<Tensor, RunError> {
+        let (down, up) = (self.down.f_to_kind(input.kind())?, self.up.f_to_kind(input.kind())?);
         let input = dropout.adapters(input.shallow_clone())?;
-        let narrow = input.f_linear::<Tensor>(&self.down, None)?; // [rows, rank]
-        Ok(narrow.f_linear::<Tensor>(&self.up, None)?.f_mul_scalar(self.scale)?)
+        let narrow = input.f_linear::<Tensor>(&down, None)?; // [rows, rank]
+        Ok(narrow.f_linear::<Tensor>(&up, None)?.f_mul_scalar(self.scale)?)
     }
 
     /// Full name of the weight that it adds to.

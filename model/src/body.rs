@@ -163,13 +163,14 @@ impl Layer {
 
     fn forward(&self, input: Tensor, pass: &Pass<'_>) -> Result<Tensor, RunError> {
         let attended = self.attention.forward(&input, pass)?;
-        let mut attended = pass.dropout.hidden(attended)?; // [tokens, hidden]
+        // Products may be of another kind than sums.
+        let mut attended = pass.dropout.hidden(attended)?.f_to_kind(input.kind())?; // [tokens, hidden]
         let _ = attended.f_add_(&input)?;
         drop(input);
         let attended = self.attention_norm.forward(&attended)?;
         let wide = self.up.forward(&attended, self.activation, pass.dropout)?; // [tokens, intermediate]
         let output = self.down.forward(&wide, Activation::None, pass.dropout)?;
-        let mut output = pass.dropout.hidden(output)?;
+        let mut output = pass.dropout.hidden(output)?.f_to_kind(attended.kind())?;
         let _ = output.f_add_(&attended)?;
         self.output_norm.forward(&output)
     }

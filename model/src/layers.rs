@@ -41,7 +41,7 @@ impl Loader<'_> {
     pub(crate) fn fused(&self, names: &[String], [output, input]: [i64; 2]) -> Result<Linear, LoadError> {
         if self.trained.is_some() {
             let parts = names.iter().map(|name| self.open(&self.weights.name(name), [output, input]));
-            return Ok(Linear::Open(parts.collect::<Result<_, _>>()?));
+            return Ok(Linear::Open { parts: parts.collect::<Result<_, _>>()?, kind: self.products() });
         }
         let parts = |field: &str, shape: &[i64]| -> Result<Tensor, LoadError> {
             let parts: Result<Vec<_>, _> =
@@ -54,7 +54,8 @@ impl Loader<'_> {
     /// A linear layer of the body.
     pub(crate) fn linear(&self, name: &str, [output, input]: [i64; 2]) -> Result<Linear, LoadError> {
         if self.trained.is_some() {
-            return Ok(Linear::Open(vec![self.open(&self.weights.name(name), [output, input])?]));
+            let parts = vec![self.open(&self.weights.name(name), [output, input])?];
+            return Ok(Linear::Open { parts, kind: self.products() });
         }
         let weight = self.weights.body(&format!("{name}.weight"), &[output, input])?;
         let bias = self.weights.body(&format!("{name}.bias"), &[output])?;
@@ -64,7 +65,7 @@ impl Loader<'_> {
     /// A linear layer of a head, by its full name: small, run in single precision.
     pub(crate) fn head(&self, name: &str, [output, input]: [i64; 2]) -> Result<Linear, LoadError> {
         if self.trained.is_some() {
-            return Ok(Linear::Open(vec![self.open(name, [output, input])?]));
+            return Ok(Linear::Open { parts: vec![self.open(name, [output, input])?], kind: Kind::Float });
         }
         let weight = self.weights.tensor(&format!("{name}.weight"), &[output, input])?;
         let bias = self.weights.tensor(&format!("{name}.bias"), &[output])?;
@@ -94,6 +95,11 @@ impl Loader<'_> {
         let vectors = moved(&vectors, self.device, COPY_BYTES)?;
         let pages = (self.device == tch::Device::Cpu).then(|| self.weights.pages(&name)).flatten();
         Ok(Table { vectors, pages })
+    }
+
+    /// What the body's linear layers multiply in.
+    fn products(&self) -> Kind {
+        self.trained.map_or(self.kind, |trained| trained.manner.products.kind())
     }
 
     /// Weight and bias of a linear layer, by its full name, as parameters.
@@ -171,8 +177,11 @@ pub(crate) enum Linear {
         weight: Tensor,
         bias: Tensor,
     },
-    /// Layers in training that share their input: outputs side by side.
-    Open(Vec<Parts>),
+    /// Layers in training that share their input: outputs side by side, of the kind that products are of.
+    Open {
+        parts: Vec<Parts>,
+        kind: Kind,
+    },
 }
 
 /// A linear layer's parameters, open to gradients.
@@ -184,8 +193,10 @@ pub(crate) struct Parts {
 }
 
 impl Parts {
+    /// In the input's kind; gradients reach the parameters in single precision.
     fn forward(&self, input: &Tensor, dropout: &Dropout) -> Result<Tensor, RunError> {
-        let output = input.f_linear(&self.weight, Some(&self.bias))?;
+        let (weight, bias) = (self.weight.f_to_kind(input.kind())?, self.bias.f_to_kind(input.kind())?);
+        let output = input.f_linear(&weight, Some(&bias))?;
         match &self.adapter {
             Some(adapter) => Ok(output.f_add(&adapter.forward(input, dropout)?)?),
             None => Ok(output),
@@ -204,13 +215,14 @@ impl Linear {
         let output = match self {
             Self::Packed(packed) => return Ok(packed.forward(input, activation)?),
             Self::Plain { weight, bias } => input.f_linear(weight, Some(bias))?,
-            Self::Open(parts) => match parts.as_slice() {
-                [only] => only.forward(input, dropout)?,
-                parts => {
-                    let outputs = parts.iter().map(|part| part.forward(input, dropout));
-                    Tensor::f_cat(&outputs.collect::<Result<Vec<_>, _>>()?, 1)?
+            Self::Open { parts, kind } => {
+                let input = input.f_to_kind(*kind)?;
+                let outputs = parts.iter().map(|part| part.forward(&input, dropout));
+                match <[Tensor; 1]>::try_from(outputs.collect::<Result<Vec<_>, _>>()?) {
+                    Ok([only]) => only,
+                    Err(outputs) => Tensor::f_cat(&outputs, 1)?,
                 }
-            },
+            }
         };
         Ok(match activation {
             Activation::None => output,

@@ -35,4 +35,4 @@ pub use modules::Pooling;
 pub use sequence::{Rows, Sequence, normalize};
 pub use tokenizer::{SpecialTokens, Token, TokenizeError, Tokenizer, Truncation};
 pub use torch_ext::{DeviceMemory, exit_now};
-pub use trainee::{Hidden, Laying, Manner, Parameter, Task, Trainee, normalized, seed};
+pub use trainee::{Hidden, Laying, Manner, Parameter, Products, Task, Trainee, normalized, seed};

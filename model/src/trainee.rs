@@ -73,11 +73,36 @@ pub enum Task {
     Score,
 }
 
-/// How a model is trained; by default whole.
+/// How a model is trained; by default whole, in single precision.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Manner {
     /// Adapters that are trained while all else stays as it is.
     pub lora: Option<Lora>,
+    /// What the body's matrix products are computed in.
+    pub products: Products,
+}
+
+/// What linear layers and attention compute in. Weights, sums of layers, normalisations, heads and gradients of weights
+/// are in single precision. Source: Micikevicius et al. 2017, arXiv:1710.03740, section 3.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Products {
+    /// Single precision.
+    #[default]
+    F32,
+    /// bfloat16.
+    Bf16,
+    /// Half precision: small gradients become 0 unless the loss is multiplied up.
+    F16,
+}
+
+impl Products {
+    pub(crate) fn kind(self) -> Kind {
+        match self {
+            Self::F32 => Kind::Float,
+            Self::Bf16 => Kind::BFloat16,
+            Self::F16 => Kind::Half,
+        }
+    }
 }
 
 /// How a batch is laid out. The results are the same but for rounding.

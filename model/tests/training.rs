@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use model::{
     Checkpoint, Device, Dropout, Laying, LoadError, Lora, Manner, Model, Overrides, Pooling, Precision,
-    Sequence, Task, Trainee,
+    Products, Sequence, Task, Trainee,
 };
 use tch::{Kind, Tensor};
 
@@ -107,7 +107,8 @@ fn the_same_seed_drops_the_same_numbers() {
 
 fn adapted(name: &str, targets: &[&str]) -> Result<Trainee, LoadError> {
     let targets = targets.iter().map(|&target| target.to_owned()).collect();
-    let manner = Manner { lora: Some(Lora { rank: 4, alpha: 8.0, dropout: 0.2, targets }) };
+    let manner =
+        Manner { lora: Some(Lora { rank: 4, alpha: 8.0, dropout: 0.2, targets }), ..Manner::default() };
     let dir = checkpoint(name);
     let task = if name.ends_with("cross") { Task::Score } else { Task::Dense };
     Trainee::load_for(&dir.join("config.json"), &dir, (task, &manner), Device::Cpu)
@@ -163,6 +164,35 @@ fn adapters_add_nothing_at_first_and_are_merged_when_they_do() {
     }
     let error = adapted("bert-mean", &["query", "q_proj"]).unwrap_err();
     assert!(matches!(&error, LoadError::Unsupported { what, .. } if what.contains("q_proj")), "{error}");
+}
+
+/// Rows, and the gradients of a number made of them.
+fn learnt(products: Products) -> (Tensor, Vec<Tensor>) {
+    let dir = checkpoint("bert-mean");
+    let manner = Manner { products, ..Manner::default() };
+    let trainee =
+        Trainee::load_for(&dir.join("config.json"), &dir, (Task::Dense, &manner), Device::Cpu).unwrap();
+    let rows = outputs(&trainee, "bert-mean");
+    (&rows * 0.5).sin().sum(Kind::Float).backward();
+    (rows.detach(), trainee.parameters().iter().map(|parameter| parameter.tensor().grad()).collect())
+}
+
+#[test]
+fn products_are_coarse_and_weights_and_their_gradients_are_not() {
+    let (exact, exact_gradients) = learnt(Products::F32);
+    let off = |found: &Tensor, exact: &Tensor| {
+        ((found - exact).norm().double_value(&[])) / exact.norm().double_value(&[])
+    };
+    for (products, near, far) in [(Products::Bf16, 1e-4, 2e-2), (Products::F16, 1e-5, 3e-3)] {
+        let (rows, gradients) = learnt(products);
+        assert_eq!(rows.kind(), Kind::Float);
+        let error = off(&rows, &exact);
+        assert!((near..far).contains(&error), "{products:?}: {error}");
+        assert!(gradients.iter().all(|gradient| gradient.kind() == Kind::Float));
+        let flat = |all: &[Tensor]| Tensor::cat(&all.iter().map(|g| g.reshape([-1])).collect::<Vec<_>>(), 0);
+        let error = off(&flat(&gradients), &flat(&exact_gradients));
+        assert!((near..2.0 * far).contains(&error), "{products:?}: gradients {error}");
+    }
 }
 
 #[test]

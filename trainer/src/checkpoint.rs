@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::Position;
 use crate::error::TrainError;
 use crate::optimizer::Optimizer;
+use crate::scaler::Scaler;
 
 const WEIGHTS: &str = "model.safetensors";
 const ADAPTERS: &str = "adapters.safetensors";
@@ -42,6 +43,9 @@ pub struct State {
     /// The best of the models that were evaluated.
     #[serde(default)]
     pub best: Option<Best>,
+    /// What the loss is multiplied by, where products are of half precision.
+    #[serde(default)]
+    pub scaler: Option<Scaler>,
 }
 
 /// The checkpoints of a run.

@@ -121,6 +121,13 @@ pub struct Job {
     /// Whether position embeddings stay as they are.
     #[serde(default)]
     pub fix_position_embedding: bool,
+    /// Whether linear layers and attention compute in bfloat16; weights and scores stay in single precision.
+    #[serde(default)]
+    pub bf16: bool,
+    /// The same in half precision. The loss is multiplied up, and a step whose gradients are not finite is left out,
+    /// as `torch.amp.GradScaler` does it; the learning rate goes on.
+    #[serde(default)]
+    pub fp16: bool,
     /// Whether low-rank adapters are trained, and nothing else; the finished model has them merged into its weights.
     /// Source: Hu et al. 2021, arXiv:2106.09685.
     #[serde(default)]
@@ -258,6 +265,7 @@ impl Job {
             self.max_steps.and_then(|steps| positive("max_steps", usize::try_from(steps).unwrap_or(1))),
             positive("save_steps", usize::try_from(self.save_steps).unwrap_or(1)),
             positive("save_total_limit", self.save_total_limit),
+            (self.bf16 && self.fp16).then(|| "fp16 is in place of bf16".to_owned()),
             within("temperature", self.temperature, f64::MIN_POSITIVE..big),
             within("learning_rate", self.learning_rate, 0.0..big),
             within("warmup_steps", self.warmup_steps, 0.0..big),

@@ -10,6 +10,7 @@ pub mod loss;
 pub mod objective;
 pub mod optimizer;
 pub mod rank;
+pub mod scaler;
 pub mod schedule;
 pub mod service;
 pub mod step;

@@ -79,6 +79,20 @@ impl Optimizer {
         Ok(gradients)
     }
 
+    /// Divides the gradients by `factor`. Whether all of them are finite.
+    ///
+    /// # Errors
+    /// [`TchError`] as libtorch has it.
+    pub fn unscale(&self, factor: f64) -> Result<bool, TchError> {
+        let _guard = tch::no_grad_guard();
+        let mut all = true;
+        for (_, mut gradient) in self.gradients()? {
+            let _ = gradient.f_mul_scalar_(factor.recip())?;
+            all &= gradient.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0;
+        }
+        Ok(all)
+    }
+
     /// Cuts the gradients down, moves the parameters by them at `rate`, and clears them. Returns the gradients' norm
     /// before it was cut down.
     ///
@@ -153,7 +167,12 @@ impl Optimizer {
         norm.f_double_value(&[])
     }
 
-    fn clear(&self) -> Result<(), TchError> {
+    /// Sets the gradients to 0.
+    ///
+    /// # Errors
+    /// [`TchError`] as libtorch has it.
+    pub fn clear(&self) -> Result<(), TchError> {
+        let _guard = tch::no_grad_guard();
         for (_, mut gradient) in self.gradients()? {
             let _ = gradient.f_zero_()?;
         }

@@ -33,7 +33,7 @@ pub struct Progress {
     pub loss: f64,
     /// The step's.
     pub learning_rate: f64,
-    /// Of all gradients together, before they were cut down.
+    /// Of all gradients together, before they were cut down; 0 where some were not finite, and the step was left out.
     pub grad_norm: f64,
     /// Of all ranks, since this rank began.
     pub tokens_per_second: f64,
@@ -174,10 +174,11 @@ impl<'a, C: Collective> Run<'a, C> {
         let evaluation = job.evaluation.as_ref().map(|data| Evaluation::read(data, &held)).transpose()?;
         let Drawing { query, passage, .. } = drawing(job);
         let schedule = schedule(job, stream.left());
-        let state = match from {
+        let mut state = match from {
             Some(step) => checkpoints.read(step, &mut optimizer)?,
             None => State::default(),
         };
+        state.scaler = job.fp16.then(|| state.scaler.unwrap_or_default());
         if let Some(&position) = state.positions.get(world.place().rank) {
             stream.seek(position)?;
         }
@@ -216,7 +217,7 @@ impl<'a, C: Collective> Run<'a, C> {
         sum_gradients(self.world, &self.optimizer.gradients()?)?;
         let [loss, tokens] = self.over_ranks(sums)?;
         let rate = self.schedule.rate(self.state.step);
-        let grad_norm = self.optimizer.step(rate)?;
+        let grad_norm = self.move_by(rate)?;
         self.state.step += 1;
         self.steps += 1;
         self.tokens += tokens;
@@ -236,6 +237,19 @@ impl<'a, C: Collective> Run<'a, C> {
         })
     }
 
+    /// Moves the parameters by their gradients, unless some are not finite. Returns the gradients' norm, 0 for such.
+    fn move_by(&mut self, rate: f64) -> Result<f64, TrainError> {
+        if let Some(scaler) = &mut self.state.scaler {
+            let finite = self.optimizer.unscale(scaler.factor())?;
+            scaler.note(finite);
+            if !finite {
+                self.optimizer.clear()?;
+                return Ok(0.0);
+            }
+        }
+        Ok(self.optimizer.step(rate)?)
+    }
+
     /// This rank's loss, and tokens read.
     fn micro_step(&self, micro: &Micro, accumulated: usize) -> Result<(f64, f64), TrainError> {
         let settings = Settings {
@@ -243,6 +257,7 @@ impl<'a, C: Collective> Run<'a, C> {
             scale: self.job.gradient_scale,
             dropout: self.model.dropout(),
             seed: self.job.seed,
+            factor: self.state.scaler.map_or(1.0, |scaler| scaler.factor()),
         };
         let step = Step { model: &self.model, world: self.world, objective: &self.objective, settings };
         let start = self.job.self_distill_start_step;

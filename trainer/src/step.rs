@@ -23,6 +23,8 @@ pub struct Settings {
     pub dropout: Dropout,
     /// Of what is dropped.
     pub seed: u64,
+    /// What the loss, and with it every gradient, is multiplied by.
+    pub factor: f64,
 }
 
 /// A rank's model on its way through a run.
@@ -124,7 +126,7 @@ impl<C: Collective> Step<'_, C> {
         let teacher = teacher.map(|scores| scores.f_softmax(-1, Kind::Float)).transpose()?;
         let loss = loss::grouped(&logits, group, teacher.as_ref())?;
         let objective = loss.objective(self.world.place().ranks, self.settings.scale)?;
-        objective.f_mul_scalar(share / accumulated(moment))?.f_backward()?;
+        objective.f_mul_scalar(share / accumulated(moment) * self.settings.factor)?.f_backward()?;
         Ok(loss.value()?)
     }
 
@@ -163,7 +165,7 @@ impl<C: Collective> Step<'_, C> {
         };
         let loss = self.objective.loss(&rows, negatives, moment.teach)?;
         let objective = loss.objective(ranks, self.settings.scale)?;
-        objective.f_div_scalar(accumulated(moment))?.f_backward()?;
+        objective.f_div_scalar(accumulated(moment) / self.settings.factor)?.f_backward()?;
         Ok(loss.value()?)
     }
 

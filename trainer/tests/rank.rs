@@ -220,6 +220,35 @@ fn cross_encoders_and_batches_by_file_are_trained_too() {
     assert_eq!(only(run(&job(dir.path(), &more), 2), "step").len(), 4);
 }
 
+/// How the scale of a checkpoint stands.
+fn scaler(dir: &Path, step: u64) -> Value {
+    let path = dir.join(format!("out/checkpoints/step-{step:08}/state.json"));
+    serde_json::from_slice::<Value>(&fs::read(path).unwrap()).unwrap()["scaler"].clone()
+}
+
+#[test]
+fn half_precision_goes_on_with_its_scale() {
+    for kind in ["fp16", "bf16"] {
+        let more = json!({kind: true, "temperature": 0.02, "max_grad_norm": 0, "max_steps": 5});
+        let dir = tempfile::tempdir().unwrap();
+        let job = job(dir.path(), &more);
+        let told = only(run(&job, 2), "step");
+        let left_out = told.iter().filter(|line| line["grad_norm"] == 0.0).count();
+        let scaler = scaler(dir.path(), 4);
+        if kind == "fp16" {
+            // A scale of 65536 is too large for such losses at first.
+            assert!((1..4).contains(&left_out), "{told:?}");
+            assert!(scaler["factor"].as_f64().unwrap() < 65_536.0 && scaler["steps"].as_u64() > Some(0));
+        } else {
+            assert!(left_out == 0 && scaler.is_null());
+        }
+        let expected = weights(dir.path());
+        fs::remove_dir_all(dir.path().join("out/model")).unwrap();
+        assert_eq!(only(run(&job, 2), "step").len(), 1);
+        assert!(weights(dir.path()) == expected, "the weights differ");
+    }
+}
+
 #[test]
 fn adapters_go_on_where_they_were_and_are_merged_in_the_end() {
     let more = json!({"use_lora": true, "lora_rank": 4, "max_steps": 5, "negatives_cross_device": false});

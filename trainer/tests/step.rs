@@ -43,7 +43,7 @@ fn objective(unified: bool, negatives: Negatives) -> Objective {
 }
 
 const PLAIN: Settings =
-    Settings { chunk: None, scale: GradientScale::Exact, dropout: Dropout::NONE, seed: 42 };
+    Settings { chunk: None, scale: GradientScale::Exact, dropout: Dropout::NONE, seed: 42, factor: 1.0 };
 
 /// Texts `from..` of a fixed row of them, of many lengths.
 fn side(kind: u32, range: std::ops::Range<u32>) -> Side {
@@ -110,6 +110,20 @@ fn a_cached_gradient_is_the_gradient() {
             assert!((cached_loss - loss).abs() < 1e-5, "{cached_loss} {loss}");
             check_same(&cached, &expected);
         }
+    }
+}
+
+#[test]
+fn gradients_are_multiplied_and_the_loss_told_is_not() {
+    let _one = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+    let objective = objective(false, Negatives::InBatch);
+    for chunk in [None, Some(2)] {
+        let plain = Settings { chunk, ..PLAIN };
+        let (loss, expected) = run(&Alone, &objective, plain, &batch(0..4));
+        let (same, found) = run(&Alone, &objective, Settings { factor: 1024.0, ..plain }, &batch(0..4));
+        assert_eq!(same.to_bits(), loss.to_bits());
+        let found: Vec<_> = found.into_iter().map(|(name, gradient)| (name, gradient / 1024.0)).collect();
+        check_same(&found, &expected);
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a job says beyond the reference's settings.
 
-use model::{Lora, Manner};
+use model::{Lora, Manner, Products};
 
 use super::{DistillationName, Job, Kind, only_for};
 use crate::loss::Sifting;
@@ -52,7 +52,12 @@ impl Job {
             dropout: self.lora_dropout,
             targets: self.target_modules.clone(),
         };
-        Manner { lora: self.use_lora.then_some(lora) }
+        let products = match (self.bf16, self.fp16) {
+            (true, _) => Products::Bf16,
+            (false, true) => Products::F16,
+            (false, false) => Products::F32,
+        };
+        Manner { lora: self.use_lora.then_some(lora), products }
     }
 
     /// What is wrong with its adapters.
@@ -123,8 +128,9 @@ mod tests {
     }
 
     #[test]
-    fn adapters_have_a_size_and_a_place() {
-        check(r#""use_lora": true"#, &[]);
+    fn adapters_have_a_size_and_products_a_kind() {
+        check(r#""bf16": true, "fp16": true"#, &["fp16"]);
+        check(r#""use_lora": true, "fp16": true"#, &[]);
         let bad = r#""lora_rank": 0, "lora_alpha": 0, "lora_dropout": 1, "target_modules": []"#;
         check(bad, &["lora_rank", "lora_alpha", "lora_dropout", "target_modules"]);
         check(r#""use_lora": true, "fix_position_embedding": true"#, &["use_lora"]);
