@@ -59,6 +59,16 @@ struct Pass<'a> {
     dropout: &'a Dropout,
 }
 
+/// What is left of a pass without a graph, from which its layers can be run again.
+#[derive(Debug)]
+pub(crate) struct Trail {
+    /// What each layer read, `[tokens, hidden]`.
+    inputs: Vec<Tensor>,
+    /// Of what the embeddings dropped, and then each layer.
+    seeds: Vec<i64>,
+    dropout: Dropout,
+}
+
 /// `[count, 1, 1, tokens]`, true where there is a token.
 fn mask(layout: &Layout, group: &Group, device: tch::Device) -> Result<Option<Tensor>, RunError> {
     if !layout.is_ragged(group) {
@@ -84,15 +94,72 @@ impl Body {
 
     /// Vectors of all tokens in laid-out order, `[tokens, hidden]`.
     pub(crate) fn forward(&self, layout: &Layout, dropout: &Dropout) -> Result<Tensor, RunError> {
-        let embedded = self.embeddings.forward(layout, self.device)?;
-        let mut hidden = dropout.hidden(embedded)?.f_to_kind(self.kind)?; // [tokens, hidden]
-        let masks = layout.groups.iter().map(|group| mask(layout, group, self.device));
-        let masks = masks.collect::<Result<_, _>>()?;
-        let pass = Pass { layout, starts: self.varlen_starts(layout)?, masks, dropout };
+        let mut hidden = self.embed(layout, dropout)?; // [tokens, hidden]
+        let pass = self.pass(layout, dropout)?;
         for layer in &self.layers {
             hidden = layer.forward(hidden, &pass)?;
         }
         Ok(hidden)
+    }
+
+    /// As [`Body::forward`], without a graph. What is dropped goes by seeds that are drawn from libtorch's generator.
+    pub(crate) fn forward_on_trail(
+        &self,
+        layout: &Layout,
+        dropout: &Dropout,
+    ) -> Result<(Tensor, Trail), RunError> {
+        let _guard = tch::no_grad_guard();
+        let count = i64::try_from(self.layers.len() + 1).unwrap_or(i64::MAX);
+        let seeds = Tensor::f_randint(i64::MAX, [count], (Kind::Int64, tch::Device::Cpu))?;
+        let seeds = Vec::<i64>::try_from(seeds)?;
+        tch::manual_seed(seeds[0]);
+        let mut hidden = self.embed(layout, dropout)?; // [tokens, hidden]
+        let pass = self.pass(layout, dropout)?;
+        let mut inputs = Vec::with_capacity(self.layers.len());
+        for (layer, &seed) in self.layers.iter().zip(&seeds[1..]) {
+            inputs.push(hidden.shallow_clone());
+            tch::manual_seed(seed);
+            hidden = layer.forward(hidden, &pass)?;
+        }
+        Ok((hidden, Trail { inputs, seeds, dropout: *dropout }))
+    }
+
+    /// Sends the gradient of a pass's result down, the last layer first, each run again to have its graph.
+    ///
+    /// Source: Chen et al. 2016, arXiv:1604.06174, section 3, with a segment per layer.
+    pub(crate) fn send_down(
+        &self,
+        layout: &Layout,
+        trail: &Trail,
+        mut gradient: Tensor,
+    ) -> Result<(), RunError> {
+        let pass = self.pass(layout, &trail.dropout)?;
+        let layers = self.layers.iter().zip(&trail.inputs).zip(&trail.seeds[1..]);
+        for ((layer, input), &seed) in layers.rev() {
+            let input = input.f_detach()?.f_set_requires_grad(true)?;
+            tch::manual_seed(seed);
+            let output = layer.forward(input.shallow_clone(), &pass)?;
+            output.f_mul(&gradient)?.f_sum(Kind::Float)?.f_backward()?;
+            gradient = input.f_grad()?;
+        }
+        tch::manual_seed(trail.seeds[0]);
+        let embedded = self.embed(layout, &trail.dropout)?;
+        if embedded.requires_grad() {
+            embedded.f_mul(&gradient)?.f_sum(Kind::Float)?.f_backward()?;
+        }
+        Ok(())
+    }
+
+    /// What the first layer reads, `[tokens, hidden]`.
+    fn embed(&self, layout: &Layout, dropout: &Dropout) -> Result<Tensor, RunError> {
+        let embedded = self.embeddings.forward(layout, self.device)?;
+        Ok(dropout.hidden(embedded)?.f_to_kind(self.kind)?)
+    }
+
+    fn pass<'a>(&self, layout: &'a Layout, dropout: &'a Dropout) -> Result<Pass<'a>, RunError> {
+        let masks = layout.groups.iter().map(|group| mask(layout, group, self.device));
+        let masks = masks.collect::<Result<_, _>>()?;
+        Ok(Pass { layout, starts: self.varlen_starts(layout)?, masks, dropout })
     }
 
     /// Whether its linear layers are oneDNN's.

@@ -14,7 +14,7 @@ use tch::{Kind, TchError, Tensor};
 use torch_ext::Activation;
 
 use crate::adapter::{self, Adapter, Lora};
-use crate::body::Body;
+use crate::body::{Body, Trail};
 use crate::config::{Config, Family};
 use crate::device::Device;
 use crate::dropout::Dropout;
@@ -80,6 +80,8 @@ pub struct Manner {
     pub lora: Option<Lora>,
     /// What the body's matrix products are computed in.
     pub products: Products,
+    /// Whether layers are run again for their gradients, and only what each one reads is kept until then.
+    pub recompute: bool,
 }
 
 /// What linear layers and attention compute in. Weights, sums of layers, normalisations, heads and gradients of weights
@@ -134,6 +136,7 @@ pub struct Trainee {
     weights: Weights,
     dropout: Dropout,
     device: tch::Device,
+    recompute: bool,
 }
 
 /// The vectors of all tokens of a batch, with their graph.
@@ -142,6 +145,8 @@ pub struct Hidden {
     /// `[tokens, hidden]`, in laid-out order.
     vectors: Tensor,
     layout: Layout,
+    /// In place of the graph.
+    trail: Option<Trail>,
 }
 
 impl Trainee {
@@ -186,7 +191,8 @@ impl Trainee {
         }
         let adapted = manner.lora.as_ref().map_or(0.0, |lora| lora.dropout);
         let dropout = Dropout { adapters: adapted, ..config.dropout };
-        Ok(Self { body, heads, parameters, adapters, weights: files, dropout, device })
+        let recompute = manner.recompute;
+        Ok(Self { body, heads, parameters, adapters, weights: files, dropout, device, recompute })
     }
 
     /// All parameters of the body and of the heads of its task.
@@ -219,7 +225,23 @@ impl Trainee {
             Laying::EndToEnd => Layout::new(batch),
             Laying::Padded { width } => Layout::padded(batch, width),
         };
-        Ok(Hidden { vectors: self.body.forward(&layout, dropout)?, layout })
+        if !self.recompute {
+            return Ok(Hidden { vectors: self.body.forward(&layout, dropout)?, layout, trail: None });
+        }
+        let (vectors, trail) = self.body.forward_on_trail(&layout, dropout)?;
+        Ok(Hidden { vectors: vectors.f_set_requires_grad(true)?, layout, trail: Some(trail) })
+    }
+
+    /// Sends the gradient that has come to a batch's vectors down to the parameters, where they are recomputed; where
+    /// they are not, their graph has done so.
+    ///
+    /// # Errors
+    /// As [`Trainee::hidden`].
+    pub fn send_down(&self, hidden: &Hidden) -> Result<(), RunError> {
+        let Some(trail) = &hidden.trail else { return Ok(()) };
+        let gradient = hidden.vectors.f_grad()?;
+        // What nothing depends on has none.
+        if gradient.defined() { self.body.send_down(&hidden.layout, trail, gradient) } else { Ok(()) }
     }
 
     /// Pooled vectors, not normalised, `[sequences, hidden]` in the batch's order.

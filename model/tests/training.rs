@@ -196,6 +196,35 @@ fn products_are_coarse_and_weights_and_their_gradients_are_not() {
 }
 
 #[test]
+fn layers_that_are_run_again_have_the_same_gradients() {
+    for (name, task) in [("bert-mean", Task::Dense), ("xlmr-cross", Task::Score)] {
+        let (dir, sequences) = (checkpoint(name), batch(name));
+        let batch: Vec<&Sequence> = sequences.iter().collect();
+        let learnt = |manner: &Manner| {
+            let config = dir.join("config.json");
+            let trainee = Trainee::load_for(&config, &dir, (task, manner), Device::Cpu).unwrap();
+            let hidden = trainee.hidden(&batch, Laying::EndToEnd, &Dropout::NONE).unwrap();
+            let rows = match task {
+                Task::Dense | Task::Unified => trainee.pooled(&hidden, Pooling::Mean).unwrap(),
+                Task::Score => trainee.logits(&hidden, &Dropout::NONE).unwrap(),
+            };
+            (&rows * 0.5).sin().sum(Kind::Float).backward();
+            let early = trainee.parameters().iter().filter(|p| p.tensor().grad().defined()).count();
+            trainee.send_down(&hidden).unwrap();
+            let gradients = trainee.parameters().iter().map(|p| (p.name().to_owned(), p.tensor().grad()));
+            (rows.detach(), early, gradients.collect::<Vec<_>>())
+        };
+        let (rows, _, expected) = learnt(&Manner::default());
+        let (same, early, found) = learnt(&Manner { recompute: true, ..Manner::default() });
+        // Until then no gradient has gone further than the heads.
+        assert!(same == rows && early <= 4, "{early}");
+        for ((name, found), (_, expected)) in found.iter().zip(&expected) {
+            assert!(found.allclose(expected, 1e-5, 1e-7, false), "{name}: {found} {expected}");
+        }
+    }
+}
+
+#[test]
 fn what_is_saved_is_what_was_loaded_and_what_was_trained() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["config.json", "tokenizer.json"] {

@@ -128,6 +128,9 @@ pub struct Job {
     /// as `torch.amp.GradScaler` does it; the learning rate goes on.
     #[serde(default)]
     pub fp16: bool,
+    /// Whether layers are run again for their gradients, and of each only what it reads is kept until then.
+    #[serde(default)]
+    pub gradient_checkpointing: bool,
     /// Whether low-rank adapters are trained, and nothing else; the finished model has them merged into its weights.
     /// Source: Hu et al. 2021, arXiv:2106.09685.
     #[serde(default)]
@@ -282,6 +285,7 @@ impl Job {
             only_for("mrl_dims", !self.mrl_dims.is_empty(), "dense embedders", embeds && !unified),
             only_for("use_self_distill", self.use_self_distill, "unified_finetuning", unified),
             only_for("fix_encoder", self.fix_encoder, "unified_finetuning", unified),
+            only_for("gradient_checkpointing", self.gradient_checkpointing, "encoders", !self.fix_encoder),
             only_for("same_dataset_within_batch", self.same_dataset_within_batch, "embedders", embeds),
         ]
         .into_iter()

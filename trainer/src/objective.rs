@@ -1,6 +1,6 @@
 //! From a batch to its loss: what the model makes of it, and which loss that is fed to.
 
-use model::{Dropout, Laying, Pooling, Sequence, Task, Trainee, normalized};
+use model::{Dropout, Hidden, Laying, Pooling, Sequence, Task, Trainee, normalized};
 use tch::{Kind, Tensor};
 
 use crate::data::Custom;
@@ -61,6 +61,8 @@ pub struct Embedded {
     pub rows: Tensor,
     /// Where more than rows is compared.
     pub tokens: Option<Tokens>,
+    /// What the graph ends at where layers are run again: [`Trainee::send_down`] takes it on.
+    pub hidden: Option<Hidden>,
 }
 
 impl Side {
@@ -118,7 +120,7 @@ impl Objective {
         let hidden = model.hidden(&sequences, side.laying(self.custom), dropout)?;
         let rows = model.pooled(&hidden, self.pooling)?;
         if self.unified.is_none() {
-            return Ok(Embedded { rows, tokens: None });
+            return Ok(Embedded { rows, tokens: None, hidden: Some(hidden) });
         }
         let vectors = model.token_vectors(&hidden, side.width)?;
         let tokens = Tokens {
@@ -126,7 +128,7 @@ impl Objective {
             weights: model.token_weights(&hidden, side.width)?,
             vectors: if self.normalize { normalized(&vectors)? } else { vectors },
         };
-        Ok(Embedded { rows, tokens: Some(tokens) })
+        Ok(Embedded { rows, tokens: Some(tokens), hidden: Some(hidden) })
     }
 
     /// The loss of rank `own`.

@@ -72,13 +72,16 @@ impl<C: Collective> Step<'_, C> {
         let chunks = self.chunks(batch);
         if chunks.len() <= 2 {
             let [queries, passages] = [0, 1].map(|at| self.embed(&chunks[at], at, moment));
-            return self.backward(batch, &[queries?, passages?], moment);
+            let sides = [queries?, passages?];
+            let loss = self.backward(batch, &sides, moment)?;
+            sides.iter().try_for_each(|side| self.send_down(side))?;
+            return Ok(loss);
         }
         let (of_queries, of_passages) = (self.count(&batch.queries), self.count(&batch.passages));
         let mut cached = Vec::with_capacity(chunks.len());
         for (at, chunk) in chunks.iter().enumerate() {
             let _guard = tch::no_grad_guard();
-            cached.push(self.embed(chunk, at, moment)?);
+            cached.push(Embedded { hidden: None, ..self.embed(chunk, at, moment)? });
         }
         let sides = [leaf(&cached[..of_queries])?, leaf(&cached[of_queries..of_queries + of_passages])?];
         drop(cached);
@@ -127,6 +130,7 @@ impl<C: Collective> Step<'_, C> {
         let loss = loss::grouped(&logits, group, teacher.as_ref())?;
         let objective = loss.objective(self.world.place().ranks, self.settings.scale)?;
         objective.f_mul_scalar(share / accumulated(moment) * self.settings.factor)?.f_backward()?;
+        self.model.send_down(&hidden)?;
         Ok(loss.value()?)
     }
 
@@ -183,6 +187,7 @@ impl<C: Collective> Step<'_, C> {
             let count = i64::try_from(chunk.sequences.len()).unwrap_or(i64::MAX);
             let embedded = self.embed(chunk, first + at, moment)?;
             gradients.surrogate(&embedded, start, count)?.f_backward()?;
+            self.send_down(&embedded)?;
             start += count;
         }
         Ok(())
@@ -207,6 +212,11 @@ impl<C: Collective> Step<'_, C> {
     fn embed(&self, chunk: &Side, at: usize, moment: &Moment) -> Result<Embedded, TrainError> {
         self.seed(at, moment);
         self.objective.embed(self.model, chunk, &self.settings.dropout)
+    }
+
+    /// From where a graph ends to the parameters.
+    fn send_down(&self, embedded: &Embedded) -> Result<(), TrainError> {
+        Ok(embedded.hidden.as_ref().map_or(Ok(()), |hidden| self.model.send_down(hidden))?)
     }
 
     /// The same chunk of the same micro step drops the same numbers, whenever it is run. The generator is the
@@ -236,7 +246,7 @@ fn leaf(chunks: &[Embedded]) -> Result<Embedded, TrainError> {
     let ids = chunks.iter().filter_map(|chunk| chunk.tokens.as_ref()).flat_map(|tokens| tokens.ids.clone());
     let tokens =
         weights.zip(vectors).map(|(weights, vectors)| Tokens { ids: ids.collect(), weights, vectors });
-    Ok(Embedded { rows, tokens })
+    Ok(Embedded { rows, tokens, hidden: None })
 }
 
 /// The cache: what the loss says of each row.

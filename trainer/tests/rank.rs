@@ -251,7 +251,8 @@ fn half_precision_goes_on_with_its_scale() {
 
 #[test]
 fn adapters_go_on_where_they_were_and_are_merged_in_the_end() {
-    let more = json!({"use_lora": true, "lora_rank": 4, "max_steps": 5, "negatives_cross_device": false});
+    let more = json!({"use_lora": true, "lora_rank": 4, "max_steps": 5, "negatives_cross_device": false,
+        "gradient_checkpointing": true});
     let dir = tempfile::tempdir().unwrap();
     let job = job(dir.path(), &more);
     let told = only(run(&job, 1), "step");

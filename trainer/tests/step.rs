@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Barrier, Mutex, PoisonError};
 use std::thread::Builder;
 
-use model::{Device, Dropout, Pooling, Sequence, Task, Trainee};
+use model::{Device, Dropout, Manner, Pooling, Sequence, Task, Trainee};
 use tch::{Kind, Tensor};
 use torch_ext::TorchError;
 use trainer::collective::{Alone, Collective, Place};
@@ -24,10 +24,15 @@ fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(name)
 }
 
-fn model(unified: bool) -> Trainee {
+fn model(unified: bool, manner: &Manner) -> Trainee {
     let dir = golden(if unified { "traces/models/xlmr-m3" } else { "checkpoints/xlmr-cls" });
     let task = if unified { Task::Unified } else { Task::Dense };
-    Trainee::load(&dir.join("config.json"), &dir, task, Device::Cpu).unwrap()
+    Trainee::load_for(&dir.join("config.json"), &dir, (task, manner), Device::Cpu).unwrap()
+}
+
+/// Whole graphs, and layers that are run again.
+fn manners() -> [Manner; 2] {
+    [false, true].map(|recompute| Manner { recompute, ..Manner::default() })
 }
 
 fn objective(unified: bool, negatives: Negatives) -> Objective {
@@ -77,8 +82,18 @@ fn run(
     settings: Settings,
     batch: &Batch,
 ) -> (f64, Vec<(String, Tensor)>) {
+    run_in(&Manner::default(), world, objective, settings, batch)
+}
+
+fn run_in(
+    manner: &Manner,
+    world: &impl Collective,
+    objective: &Objective,
+    settings: Settings,
+    batch: &Batch,
+) -> (f64, Vec<(String, Tensor)>) {
     model::set_threads(1);
-    let model = model(objective.unified.is_some());
+    let model = model(objective.unified.is_some(), manner);
     let loss = Step { model: &model, world, objective, settings }.texts(batch, &MOMENT).unwrap();
     let found = gradients(&model);
     let named: Vec<(&str, Tensor)> =
@@ -104,9 +119,11 @@ fn a_cached_gradient_is_the_gradient() {
     for unified in [false, true] {
         let objective = objective(unified, Negatives::InBatch);
         let (loss, expected) = run(&Alone, &objective, PLAIN, &batch(0..5));
-        for chunk in [1, 3, 4] {
-            let settings = Settings { chunk: Some(chunk), ..PLAIN };
-            let (cached_loss, cached) = run(&Alone, &objective, settings, &batch(0..5));
+        for (chunk, manner) in
+            [Some(1), Some(3), Some(4), None].into_iter().flat_map(|chunk| manners().map(|m| (chunk, m)))
+        {
+            let settings = Settings { chunk, ..PLAIN };
+            let (cached_loss, cached) = run_in(&manner, &Alone, &objective, settings, &batch(0..5));
             assert!((cached_loss - loss).abs() < 1e-5, "{cached_loss} {loss}");
             check_same(&cached, &expected);
         }
@@ -130,10 +147,19 @@ fn gradients_are_multiplied_and_the_loss_told_is_not() {
 #[test]
 fn dropout_is_the_same_when_a_chunk_is_run_again() {
     let _one = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+    for manner in manners() {
+        check_dropout(&manner, Some(4));
+    }
+    check_dropout(&manners()[1], None);
+}
+
+#[track_caller]
+fn check_dropout(manner: &Manner, chunk: Option<usize>) {
     let dropout = Dropout { hidden: 0.2, attention: 0.2, classifier: 0.0, adapters: 0.0 };
     let objective = objective(false, Negatives::InBatch);
     let whole = batch(0..4);
-    let cached = |seed| run(&Alone, &objective, Settings { dropout, seed, chunk: Some(4), ..PLAIN }, &whole);
+    let cached =
+        |seed| run_in(manner, &Alone, &objective, Settings { dropout, seed, chunk, ..PLAIN }, &whole);
     let (first, second, other) = (cached(42), cached(42), cached(43));
     assert!(first.0.to_bits() == second.0.to_bits() && first.0.to_bits() != other.0.to_bits());
     for ((name, a), (_, b)) in first.1.iter().zip(&second.1) {
@@ -142,12 +168,12 @@ fn dropout_is_the_same_when_a_chunk_is_run_again() {
     // Along the gradient the loss rises as it says, with the same numbers dropped: a chunk run again with others would
     // tell of another loss.
     let rise = |scale: f64| {
-        let model = model(false);
+        let model = model(false, manner);
         for (parameter, (_, gradient)) in model.parameters().iter().zip(&first.1) {
             let moved = gradient * scale;
             let _ = tch::no_grad(|| parameter.tensor().f_add_(&moved).unwrap());
         }
-        let settings = Settings { dropout, chunk: Some(4), ..PLAIN };
+        let settings = Settings { dropout, chunk, ..PLAIN };
         Step { model: &model, world: &Alone, objective: &objective, settings }.texts(&whole, &MOMENT).unwrap()
     };
     let squares: f64 = first.1.iter().map(|(_, gradient)| gradient.norm().double_value(&[]).powi(2)).sum();
@@ -299,17 +325,18 @@ fn groups_of_pairs_in_chunks_are_the_whole() {
     let dir = golden("checkpoints/xlmr-cross");
     let pairs =
         Pairs { pairs: side(3, 0..12), group: 3, teacher: Some((0..12).map(|n| f64::from(n % 4)).collect()) };
-    let run = |chunk| {
-        let model = Trainee::load(&dir.join("config.json"), &dir, Task::Score, Device::Cpu).unwrap();
+    let run = |chunk: Option<usize>, manner: &Manner| {
+        let config = dir.join("config.json");
+        let model = Trainee::load_for(&config, &dir, (Task::Score, manner), Device::Cpu).unwrap();
         let objective = objective(false, Negatives::InBatch);
         let settings = Settings { chunk, ..PLAIN };
         let step = Step { model: &model, world: &Alone, objective: &objective, settings };
         (step.pairs(&pairs, &MOMENT).unwrap(), gradients(&model))
     };
-    let (loss, expected) = run(None);
+    let (loss, expected) = run(None, &Manner::default());
     assert!(loss.is_finite() && expected.iter().any(|(_, g)| g.norm().double_value(&[]) > 1e-3));
-    for chunk in [1, 3, 7] {
-        let (chunked, found) = run(Some(chunk));
+    for (chunk, manner) in [1, 3, 7].into_iter().flat_map(|chunk| manners().map(|manner| (chunk, manner))) {
+        let (chunked, found) = run(Some(chunk), &manner);
         assert!((chunked - loss).abs() < 1e-5, "{chunked} {loss}");
         check_same(&found, &expected);
     }

@@ -57,7 +57,7 @@ impl Job {
             (false, true) => Products::F16,
             (false, false) => Products::F32,
         };
-        Manner { lora: self.use_lora.then_some(lora), products }
+        Manner { lora: self.use_lora.then_some(lora), products, recompute: self.gradient_checkpointing }
     }
 
     /// What is wrong with its adapters.

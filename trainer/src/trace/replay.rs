@@ -360,7 +360,7 @@ impl Run<'_> {
             return embed(only);
         }
         let rows = parts.iter().map(|part| Ok(embed(part)?.rows)).collect::<Result<Vec<_>, TrainError>>()?;
-        Ok(Embedded { rows: Tensor::f_cat(&rows, 0)?, tokens: None })
+        Ok(Embedded { rows: Tensor::f_cat(&rows, 0)?, tokens: None, hidden: None })
     }
 
     fn teaches(&self, micro: usize) -> bool {
