@@ -20,7 +20,12 @@ async fn a_trained_model_is_compared_published_and_swapped_in() {
         // Whatever eight steps do, it is let through.
         "gate": { "metric": "ndcg_at_10", "margin": -1.0 },
     });
-    let spec = job(&json!({ "evaluation": { "split": 0.2 }, "eval_steps": 4, "publish": publish }));
+    // Nothing is cut off: what is served reads as much.
+    let more = json!({
+        "query_max_len": 96, "passage_max_len": 96, "evaluation": { "split": 0.2 }, "eval_steps": 4,
+        "sentence_pooling_method": "cls", "publish": publish,
+    });
+    let spec = job(&more);
     scene.submit("first", &spec).await.unwrap();
     // To submit twice is to submit once.
     scene.submit("first", &spec).await.unwrap();

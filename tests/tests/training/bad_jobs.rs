@@ -22,8 +22,9 @@ async fn bad_jobs_are_refused_by_field() {
     fs::write(scene.data().join("torn.jsonl"), format!("{line}\n{line}\n{{\"query\": \n")).unwrap();
     fs::write(scene.data().join("alone.jsonl"), format!("{line}\n{{\"query\": \"q\", \"pos\": []}}\n"))
         .unwrap();
+    fs::write(scene.data().join("plain.jsonl"), line).unwrap();
     fs::write(scene.data().join("empty.jsonl"), "\n").unwrap();
-    let cases: [(Value, &[&str], &str); 14] = [
+    let cases: [(Value, &[&str], &str); 15] = [
         (
             json!({ "train_data": ["nothing.jsonl"] }),
             &["train_data[0]"],
@@ -44,7 +45,12 @@ async fn bad_jobs_are_refused_by_field() {
         (json!({ "train_data": ["s3://bucket/train.jsonl"] }), &["train_data[0]"], "of the scheme s3"),
         (json!({ "ranks": 3 }), &["ranks"], "no trainer of the cluster has more than 2"),
         (json!({ "rangs": 2 }), &["rangs"], "no such field"),
-        (json!({ "knowledge_distillation": true }), &["train_data[0]"], "pos_scores"),
+        (
+            json!({ "knowledge_distillation": true, "train_data": ["plain.jsonl"] }),
+            &["train_data[0]"],
+            "pos_scores",
+        ),
+        (json!({ "guide_model": "../elsewhere" }), &["guide_model"], "not below a data root"),
         (
             json!({ "temperature": 0, "learning_rate": "fast", "train_data": ["../x"], "kind": "poet" }),
             &["kind", "learning_rate"],

@@ -1,5 +1,6 @@
 //! One attempt at a job: its ranks, from their start to the end of the last.
 
+use std::collections::BTreeMap;
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -85,8 +86,11 @@ async fn attend(ranks: &mut Ranks, plan: &Plan, journal: &mut Journal, watch: &m
                     is_trained |= matches!(told, crate::rank::Told::Finished { .. });
                     journal.told(told);
                 }
-                Some(Heard::Log(line)) => journal.log(line),
-                Some(Heard::Ended { rank, status }) => failures.ended(rank, status, journal.last_words()),
+                Some(Heard::Log { rank, line }) => {
+                    journal.log(format!("rank {rank}: {line}"));
+                    failures.last_words.insert(rank, line);
+                }
+                Some(Heard::Ended { rank, status }) => failures.ended(rank, status),
                 None => return failures.conclude(is_trained),
             },
             _ = tick.tick() => {
@@ -118,22 +122,24 @@ struct Failures {
     died: Option<String>,
     /// What it may not.
     failed: Option<String>,
+    /// The last line of each.
+    last_words: BTreeMap<usize, String>,
 }
 
 impl Failures {
-    fn ended(&mut self, rank: usize, status: ExitStatus, last_words: Option<&str>) {
+    fn ended(&mut self, rank: usize, status: ExitStatus) {
         if status.success() {
             return;
         }
         self.since.get_or_insert_with(Instant::now);
-        let said = last_words.filter(|words| words.starts_with(&format!("rank {rank}: ")));
+        let said = self.last_words.get(&rank).map(|words| format!("rank {rank}: {words}"));
         match status.code() {
             Some(code) if code != i32::from(TRY_AGAIN) => {
-                let why = said.map_or_else(|| format!("rank {rank} ended with code {code}"), str::to_owned);
+                let why = said.unwrap_or_else(|| format!("rank {rank} ended with code {code}"));
                 self.failed.get_or_insert(why);
             }
             Some(_) => {
-                let why = said.map_or_else(|| format!("rank {rank} gave up"), str::to_owned);
+                let why = said.unwrap_or_else(|| format!("rank {rank} gave up"));
                 self.died.get_or_insert(why);
             }
             None => {
@@ -166,15 +172,17 @@ mod tests {
     #[test]
     fn what_another_attempt_may_mend_is_tried_again() {
         let mut failures = Failures::default();
-        failures.ended(1, code(75), Some("rank 1: the others are gone"));
-        failures.ended(0, ExitStatus::from_raw(9), None);
+        failures.last_words.insert(1, "the others are gone".to_owned());
+        failures.ended(1, code(75));
+        failures.ended(0, ExitStatus::from_raw(9));
         assert!(matches!(failures.conclude(false), End::Died(why) if why.contains("rank 0 was killed")));
         let mut failures = Failures::default();
-        failures.ended(0, code(75), None);
-        failures.ended(1, code(74), Some("rank 1: no space left"));
+        failures.last_words.insert(1, "no space left".to_owned());
+        failures.ended(0, code(75));
+        failures.ended(1, code(74));
         assert_eq!(failures.conclude(false), End::Failed("rank 1: no space left".to_owned()));
         let mut fine = Failures::default();
-        fine.ended(0, code(0), None);
+        fine.ended(0, code(0));
         assert_eq!(fine.conclude(true), End::Trained);
     }
 }

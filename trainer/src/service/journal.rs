@@ -12,7 +12,7 @@ use crate::rank::{Progress, Told};
 /// Between two writes of how far a job is.
 const PROGRESS: Duration = Duration::from_secs(1);
 /// Between two writes of its curve.
-const CURVE: Duration = Duration::from_secs(20);
+const CURVE: Duration = Duration::from_secs(5);
 /// Points of a curve; where there would be more, every second one goes.
 const POINTS: usize = 512;
 /// Lines of logs that are kept in the record.
@@ -91,11 +91,6 @@ impl Journal {
         let more = self.progress.log.len().saturating_sub(LOG);
         self.progress.log.drain(..more);
         self.progress_is_due = true;
-    }
-
-    /// The last line that a rank logged.
-    pub(super) fn last_words(&self) -> Option<&str> {
-        self.progress.log.last().map(String::as_str)
     }
 
     pub(super) fn told(&mut self, told: Told) {

@@ -46,7 +46,12 @@ pub(super) enum Heard {
     /// Rank 0 told of something.
     Told(Told),
     /// One logged a line.
-    Log(String),
+    Log {
+        /// Which.
+        rank: usize,
+        /// What.
+        line: String,
+    },
     /// One has ended, after all that it said.
     Ended {
         /// Which.
@@ -166,8 +171,8 @@ async fn keep(err: impl AsyncRead + Unpin, (rank, path): (usize, PathBuf), tell:
             tracing::warn!(%error, path = %path.display(), "a log is not kept any more");
             file = None;
         }
-        let short: String = line.chars().take(LINE).collect();
-        if tell.send(Heard::Log(format!("rank {rank}: {short}"))).await.is_err() {
+        let line = line.chars().take(LINE).collect();
+        if tell.send(Heard::Log { rank, line }).await.is_err() {
             return;
         }
     }

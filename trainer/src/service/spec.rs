@@ -136,8 +136,10 @@ impl Spec {
         let job = each::<Job>(&own, &needed, &mut faults);
         let (Some(beside), Some(job)) = (beside, job) else { return Err(faults) };
         let Beside { ranks, timeout_seconds, max_restarts, publish } = beside;
+        let named: Vec<String> = faults.iter().map(|fault| fault.field.clone()).collect();
         let spec = Self { ranks, timeout_seconds, max_restarts, publish, job };
-        faults.extend(spec.faults());
+        // What has no value of its own is looked at with a stand-in's, which may be wrong in another way.
+        faults.extend(spec.faults().into_iter().filter(|more| !named.contains(&more.field)));
         if faults.is_empty() { Ok(spec) } else { Err(faults) }
     }
 
@@ -187,6 +189,9 @@ impl Spec {
             Err(reason) => faults.push(fault(field, reason)),
         };
         put("model", &mut self.job.model);
+        if let Some(guide) = &mut self.job.guide_model {
+            put("guide_model", guide);
+        }
         for (at, path) in self.job.train_data.iter_mut().enumerate() {
             put(&format!("train_data[{at}]"), path);
         }
@@ -209,6 +214,11 @@ impl Spec {
         let pooling = self.job.pooling().ok();
         if let Err(error) = Checkpoint::open(&self.job.model, &Overrides { pooling, max_tokens: None }) {
             faults.push(fault("model", error));
+        }
+        if let Some(guide) = &self.job.guide_model
+            && let Err(error) = Checkpoint::open(guide, &Overrides { pooling: None, max_tokens: None })
+        {
+            faults.push(fault("guide_model", error));
         }
         for (at, path) in self.job.train_data.iter().enumerate() {
             let field = format!("train_data[{at}]");
