@@ -36,7 +36,7 @@ build: setup ## build the release binaries: beige, beige-gateway, beige-trainer,
 up: build ## run a local cluster until Ctrl-C
 	target/release/beige up
 
-demo: build ## run a cluster, embed, search and rerank real text on it, and stop it
+demo: build ## run a cluster, embed, search, rerank and fine-tune on it, and stop it
 	@scripts/demo
 
 test: setup ## run every test
