@@ -8,13 +8,13 @@ use std::thread;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use model::{Overrides, Pooling};
+use model::{Checkpoint, Overrides, Pooling};
 use torch_ext::{Group, Seat, Store};
 use trainer::TrainError;
 use trainer::collective::{Alone, Collective};
 use trainer::data::Corpus;
-use trainer::evaluate::{Directory, Evaluation};
-use trainer::job::{EvaluationData, Job};
+use trainer::evaluate::{CrossEncoder, Directory, Evaluation, Metrics};
+use trainer::job::{EvaluationData, Job, Kind};
 use trainer::rank;
 use trainer::service::{self, Config, ServeArgs};
 use trainer::trace::{Places, replay};
@@ -47,7 +47,9 @@ enum Verb {
         #[arg(long, env = "BEIGE_CHECKPOINTS")]
         checkpoints: Option<PathBuf>,
     },
-    /// Measure an embedder and print its metrics as JSON
+    /// Measure an embedder or a cross-encoder and print its metrics as JSON
+    ///
+    /// A cross-encoder orders, for each query, the documents that qrels names for it.
     Evaluate(EvaluateArgs),
     /// Train as one rank of a job, from its newest checkpoint where there is one
     ///
@@ -67,10 +69,10 @@ struct EvaluateArgs {
     /// Texts that ask, likewise
     #[arg(long, value_name = "FILE", requires_all = ["corpus", "qrels"])]
     queries: Option<PathBuf>,
-    /// What answers what: query, document and grade, with tabs between
+    /// What answers what: query, document and grade, with tabs between; 0 for what does not
     #[arg(long, value_name = "FILE", requires_all = ["corpus", "queries"])]
     qrels: Option<PathBuf>,
-    /// Pairs of texts with scores: score, text and text, with tabs between
+    /// Pairs of texts with scores: score, text and text, with tabs between; only for embedders
     #[arg(long, value_name = "FILE", required_unless_present = "corpus")]
     sts: Option<PathBuf>,
     /// How vectors are pooled, where the directory does not say: cls, mean or last
@@ -139,11 +141,8 @@ fn run(verb: Verb, threads: usize) -> Result<ExitCode, TrainError> {
             say(&report)?;
             Ok(if report.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
-        Verb::Evaluate(EvaluateArgs { model, corpus, queries, qrels, sts, pooling, max_tokens }) => {
-            let data = EvaluationData { corpus, queries, qrels, sts, split: None };
-            let evaluation = Evaluation::read(&data, &Corpus::default())?;
-            let mut embedder = Directory::open(&model, &Overrides { pooling, max_tokens })?;
-            say(json(&evaluation.measure(&mut embedder)?)?)?;
+        Verb::Evaluate(args) => {
+            say(json(&evaluate(args)?)?)?;
             Ok(ExitCode::SUCCESS)
         }
         Verb::Rank(args) => {
@@ -164,6 +163,22 @@ fn run(verb: Verb, threads: usize) -> Result<ExitCode, TrainError> {
                 train(&job, &Group::join(&store, &seat, timeout)?)?;
             }
             Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn evaluate(args: EvaluateArgs) -> Result<Metrics, TrainError> {
+    let EvaluateArgs { model, corpus, queries, qrels, sts, pooling, max_tokens } = args;
+    let data = EvaluationData { corpus, queries, qrels, sts, split: None };
+    let checkpoint = Checkpoint::open(&model, &Overrides { pooling, max_tokens })?;
+    match checkpoint.card().kind {
+        model::Kind::Embedder => {
+            let evaluation = Evaluation::read(&data, &Corpus::default(), Kind::Embedder)?;
+            evaluation.measure(&mut Directory::load(&checkpoint)?)
+        }
+        model::Kind::CrossEncoder => {
+            let evaluation = Evaluation::read(&data, &Corpus::default(), Kind::Reranker)?;
+            evaluation.measure_scorer(&mut CrossEncoder::load(&checkpoint)?)
         }
     }
 }

@@ -117,7 +117,7 @@ pub fn run(job: &Job, world: &impl Collective, mut report: impl FnMut(&Told)) ->
 pub fn evaluation(job: &Job) -> Result<Option<Evaluation>, TrainError> {
     let Some(data) = &job.evaluation else { return Ok(None) };
     let (_, held) = parts(job)?;
-    Evaluation::read(data, &Corpus::new(held)).map(Some)
+    Evaluation::read(data, &Corpus::new(held), job.kind).map(Some)
 }
 
 /// The step that all ranks go on from: rank 0's, since it alone writes checkpoints.
@@ -171,7 +171,7 @@ impl<'a, C: Collective> Run<'a, C> {
         let guide = job.guide_model.as_deref().map(|dir| Directory::open(dir, &Overrides::default()));
         let mut optimizer = Optimizer::new(model.parameters(), job.optimizer())?;
         let (mut stream, held) = stream(job, world.place())?;
-        let evaluation = job.evaluation.as_ref().map(|data| Evaluation::read(data, &held)).transpose()?;
+        let evaluation = job.evaluation.as_ref().map(|data| Evaluation::read(data, &held, job.kind));
         let Drawing { query, passage, .. } = drawing(job);
         let schedule = schedule(job, stream.left());
         let mut state = match from {
@@ -193,7 +193,7 @@ impl<'a, C: Collective> Run<'a, C> {
             collator,
             stream,
             schedule,
-            evaluation,
+            evaluation: evaluation.transpose()?,
             wordings: [query, passage],
             state,
             began,
@@ -298,14 +298,17 @@ impl<'a, C: Collective> Run<'a, C> {
         let Some(evaluation) = &self.evaluation else { return Ok(false) };
         let (began, step) = (Instant::now(), self.state.step);
         let [query, passage] = &self.wordings;
-        let mut embedder = InTraining {
+        let mut model = InTraining {
             model: &self.model,
             objective: &self.objective,
             collator: &self.collator,
             wordings: [query, passage],
             world: self.world,
         };
-        let metrics = evaluation.measure(&mut embedder)?;
+        let metrics = match self.job.kind {
+            Kind::Embedder => evaluation.measure(&mut model)?,
+            Kind::Reranker => evaluation.measure_scorer(&mut model)?,
+        };
         let metric = metrics.get(&self.job.metric_for_best_model).copied().unwrap_or(f64::NEG_INFINITY);
         let best = self.state.best.is_none_or(|best| metric > best.metric);
         if best {

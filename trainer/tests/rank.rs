@@ -168,6 +168,81 @@ fn the_best_model_is_kept_and_the_same_however_many_ranks_evaluate() {
     assert!((metric(&by_two[0]) - metric(&evaluated[0])).abs() < 1e-9, "{by_two:?}");
 }
 
+/// The questions as files of a data set below `dir`, each with its own passages judged. Characters that the vocabulary lacks
+/// are left out: in training pairs are spelled out again, which puts other tokens in their place.
+fn judged(dir: &Path) -> [PathBuf; 3] {
+    let lines = fs::read_to_string(golden("traces/data/questions.jsonl")).unwrap();
+    let words = |text: &Value| text.as_str().unwrap().replace(|c: char| "0123456789J".contains(c), "");
+    let [mut corpus, mut queries, mut qrels] = [const { Vec::new() }; 3];
+    for (at, line) in lines.lines().enumerate() {
+        let row: Value = serde_json::from_str(line).unwrap();
+        queries.push(json!({"id": format!("q{at}"), "text": words(&row["query"])}).to_string());
+        for (side, grade) in [("pos", 2), ("neg", 0)] {
+            for (place, text) in row[side].as_array().unwrap().iter().enumerate() {
+                let id = format!("{at}-{side}-{place}");
+                corpus.push(json!({"id": id, "text": words(text)}).to_string());
+                qrels.push(format!("q{at}\t{id}\t{grade}"));
+            }
+        }
+    }
+    [("corpus.jsonl", corpus), ("queries.jsonl", queries), ("qrels.tsv", qrels)].map(|(name, lines)| {
+        fs::write(dir.join(name), lines.join("\n")).unwrap();
+        dir.join(name)
+    })
+}
+
+/// What `beige-trainer evaluate` prints of a checkpoint.
+#[track_caller]
+fn evaluate(model: &Path, [corpus, queries, qrels]: &[PathBuf; 3]) -> Value {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_beige-trainer"));
+    command.arg("evaluate").arg(model);
+    command.arg("--corpus").arg(corpus).arg("--queries").arg(queries).arg("--qrels").arg(qrels);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn a_reranker_is_evaluated_by_all_ranks_together_as_it_is_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = judged(dir.path());
+    let [corpus, queries, qrels] = &data;
+    // Cut where the served window, of 96 tokens, cuts them.
+    let more = json!({"kind": "reranker", "model": golden("checkpoints/xlmr-cross"),
+        "query_instruction_for_retrieval": null, "query_max_len": 8, "passage_max_len": 88,
+        "negatives_cross_device": false, "learning_rate": 5e-3, "max_steps": 6, "save_steps": 100,
+        "evaluation": {"corpus": corpus, "queries": queries, "qrels": qrels}, "eval_steps": 2,
+        "load_best_model_at_end": true});
+    let told = run(&job(dir.path(), &more), 2);
+    let evaluated = only(told.clone(), "evaluation");
+    let steps: Vec<_> = evaluated.iter().map(|line| line["step"].as_u64().unwrap()).collect();
+    assert_eq!(steps, [0, 2, 4, 6]);
+    let best = evaluated.iter().rev().find(|line| line["best"] == true).unwrap();
+    assert!(metric(&evaluated[0]) < metric(best), "it learns nothing: {evaluated:?}");
+    let finished = told.last().unwrap();
+    assert_eq!((&finished["kind"], &finished["step"]), (&json!("finished"), &best["step"]));
+
+    let initial = evaluate(&golden("checkpoints/xlmr-cross"), &data);
+    assert_eq!(initial, evaluated[0]["metrics"]);
+    assert_eq!(evaluate(&dir.path().join("out/model"), &data), best["metrics"]);
+}
+
+#[test]
+fn a_reranker_is_evaluated_on_rows_that_are_held_out() {
+    let more = json!({"kind": "reranker", "model": golden("checkpoints/xlmr-cross"), "max_steps": 1,
+        "evaluation": {"split": 0.3}, "negatives_cross_device": false});
+    let by = |ranks| {
+        let dir = tempfile::tempdir().unwrap();
+        metric(&only(run(&job(dir.path(), &more), ranks), "evaluation")[0])
+    };
+    // Before the first step all ranks have the same model.
+    let alone = by(1);
+    assert!((0.2..1.0).contains(&alone) && (by(2) - alone).abs() < 1e-9, "{alone}");
+    let sts = json!({"split": 0.3, "sts": "p.tsv"});
+    let more = json!({"kind": "reranker", "negatives_cross_device": false, "evaluation": sts});
+    check_refused(&more, &["evaluation.sts is only for embedders"]);
+}
+
 #[test]
 fn a_damaged_checkpoint_is_passed_over() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,8 +1,10 @@
 //! From submission to what answers calls.
 
+use std::fs;
+
 use proto::v1::models_client::ModelsClient;
 use proto::v1::{GetModelRequest, JobState, ListVersionsRequest};
-use serde_json::json;
+use serde_json::{Value, json};
 use tests::{Plan, checkpoint};
 
 use crate::support::{Scene, job};
@@ -73,4 +75,46 @@ async fn what_is_no_better_is_published_and_not_promoted() {
     let served = models.get(GetModelRequest { name: "m".into() }).await.unwrap().into_inner();
     assert_eq!(served.epoch, 1);
     assert_ne!(served.checkpoint.unwrap().digest, done.digest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trained_reranker_is_compared_over_the_wire_and_swapped_in() {
+    let model = format!("r={}", checkpoint("xlmr-cross"));
+    let scene = Scene::set(Plan { models: vec![model], ..plan() }, None).await;
+    // Whatever eight steps do, it is let through; an index space is nothing to it.
+    let publish = json!({
+        "alias": "r", "promote": true, "gate": { "metric": "map_at_100", "margin": -1.0 },
+    });
+    // Without characters that the vocabulary lacks: in training pairs are spelled out again, which puts other tokens in
+    // their place.
+    let lines = fs::read_to_string(scene.data().join("train.jsonl")).unwrap();
+    let words = |text: &Value| text.as_str().unwrap().replace(|c: char| "0123456789J".contains(c), "");
+    let texts = |texts: &Value| texts.as_array().unwrap().iter().map(words).collect::<Vec<_>>();
+    let row = |line: &str| {
+        let row: Value = serde_json::from_str(line).unwrap();
+        json!({ "query": row["query"], "pos": texts(&row["pos"]), "neg": texts(&row["neg"]) }).to_string()
+    };
+    let rows: Vec<String> = lines.lines().map(row).collect();
+    fs::write(scene.data().join("words.jsonl"), rows.join("\n")).unwrap();
+    let spec = job(&json!({
+        "kind": "reranker", "model": checkpoint("xlmr-cross"), "train_data": ["words.jsonl"],
+        "negatives_cross_device": false,
+        // Cut where the served window, of 96 tokens, cuts them.
+        "query_max_len": 8, "passage_max_len": 88,
+        "evaluation": { "split": 0.3 }, "publish": publish,
+    }));
+    scene.submit("pairs", &spec).await.unwrap();
+    let done = scene.ended("pairs").await;
+    assert_eq!(done.state(), JobState::Succeeded, "{done:?}");
+    let gate = done.gate.clone().unwrap();
+    let of =
+        |at: usize| done.evaluations[at].metrics.iter().find(|it| it.name == "map_at_100").unwrap().value;
+    // What is served is the model that training began with, what was trained the one that it ended with.
+    assert!(gate.passed && (gate.served.unwrap() - of(0)).abs() < 1e-9, "{gate:?}, {}", of(0));
+    assert!((gate.trained - of(1)).abs() < 1e-9, "{gate:?}, {}", of(1));
+    assert!(of(0) < 1.0 && (of(1) - of(0)).abs() > 1e-9, "nothing to compare: {} {}", of(0), of(1));
+
+    let mut models = ModelsClient::new(scene.cluster.channel());
+    let served = models.get(GetModelRequest { name: "r".into() }).await.unwrap().into_inner();
+    assert_eq!((served.checkpoint.unwrap().digest, served.epoch), (done.digest, 2));
 }

@@ -20,7 +20,7 @@ pub fn hold_out(share: f64, seed: u64, index: usize) -> bool {
 }
 
 /// Rows of training data as questions with judged answers: every positive and negative of `rows` may answer, and those of
-/// one row that are equal to those of another are one passage.
+/// one row that are equal to those of another are one passage. Judged for a query are its own.
 ///
 /// # Errors
 /// [`TrainError::Format`] names the line; [`TrainError::Unsupported`] where no row has an answer, or there is no row.
@@ -34,13 +34,15 @@ pub fn rows_to_judged(rows: &Corpus) -> Result<Judged, TrainError> {
                 judged.passages.len() - 1
             })
         };
-        let answers: BTreeMap<usize, f64> = example.pos.into_iter().map(|text| (place(text), 1.0)).collect();
+        let mut grades: BTreeMap<usize, f64> =
+            example.pos.into_iter().map(|text| (place(text), 1.0)).collect();
+        let has_answer = !grades.is_empty();
         for text in example.neg {
-            place(text);
+            grades.entry(place(text)).or_insert(0.0);
         }
-        if !answers.is_empty() {
+        if has_answer {
             judged.queries.push(example.query);
-            judged.answers.push(answers);
+            judged.grades.push(grades);
         }
     }
     if judged.queries.is_empty() {

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::metrics::Ranked;
-use super::{DEPTH, Embed, QUERIES, Role};
+use super::{DEPTH, Embed, List, QUERIES, Role, Score};
 use crate::error::TrainError;
 
 /// Texts that are searched, and what answers each query.
@@ -15,10 +15,10 @@ use crate::error::TrainError;
 pub struct Judged {
     /// Texts that may answer.
     pub passages: Vec<String>,
-    /// Texts that ask; of the files' only those with an answer.
+    /// Texts that ask; of the files' only those for which something was judged.
     pub queries: Vec<String>,
-    /// Of each query, its answers by their places, with grades above 0.
-    pub answers: Vec<BTreeMap<usize, f64>>,
+    /// Of each query, the grades of what was judged for it, by their places: above 0 for an answer, else 0.
+    pub grades: Vec<BTreeMap<usize, f64>>,
 }
 
 #[derive(Deserialize)]
@@ -58,21 +58,21 @@ impl Judged {
             };
             let place =
                 places.get(document).ok_or_else(|| fault(format!("there is no document {document}")))?;
-            if grade > 0.0 {
-                grades.entry(query.to_owned()).or_default().insert(*place, grade);
-            }
+            let best = grades.entry(query.to_owned()).or_default().entry(*place).or_default();
+            *best = grade.max(*best);
         }
         let mut judged = Self::default();
         for (id, text) in asked {
-            if let Some(answers) = grades.remove(&id) {
+            if let Some(grades) = grades.remove(&id) {
                 judged.queries.push(text);
-                judged.answers.push(answers);
+                judged.grades.push(grades);
             }
         }
-        if let Some(unknown) = grades.keys().min() {
+        let unknown = grades.iter().filter(|(_, grades)| answers(grades).next().is_some());
+        if let Some((unknown, _)) = unknown.min_by_key(|(query, _)| *query) {
             return Err(TrainError::format(qrels, format!("there is no query {unknown}")));
         }
-        if judged.queries.is_empty() {
+        if judged.grades.iter().all(|grades| answers(grades).next().is_none()) {
             return Err(TrainError::format(qrels, "no query has an answer"));
         }
         judged.passages = passages.into_iter().map(|(_, text)| text).collect();
@@ -94,14 +94,60 @@ impl Judged {
             let order = scores.f_sort_stable(true, -1, true)?.1.f_narrow(1, 0, depth)?.f_contiguous()?;
             let order = Vec::<i64>::try_from(order.f_view([-1])?)?;
             for places in order.chunks_exact(usize::try_from(depth).unwrap_or(1)) {
-                let answers = &self.answers[ranked.len()];
-                let grade = |place: &i64| usize::try_from(*place).ok().and_then(|place| answers.get(&place));
+                let grades = &self.grades[ranked.len()];
+                let grade = |place: &i64| usize::try_from(*place).ok().and_then(|place| grades.get(&place));
                 let found = places.iter().map(|place| grade(place).copied().unwrap_or(0.0)).collect();
-                ranked.push(Ranked { found, answers: answers.values().copied().collect() });
+                ranked.push(Ranked { found, answers: answers(grades).collect() });
             }
         }
         Ok(ranked)
     }
+
+    /// Orders for each query what was judged for it. Of equal scores the lower grade comes first: who tells nothing apart
+    /// finds nothing.
+    ///
+    /// # Errors
+    /// As [`Score::score`].
+    pub fn order(&self, scorer: &mut impl Score) -> Result<Vec<Ranked>, TrainError> {
+        let list = |(query, grades): (&String, &BTreeMap<usize, f64>)| List {
+            query: query.clone(),
+            passages: grades.keys().map(|place| self.passages[*place].clone()).collect(),
+        };
+        let lists: Vec<List> = self.queries.iter().zip(&self.grades).map(list).collect();
+        let mut all = scorer.score(&lists)?.into_iter();
+        let mut order = |grades: &BTreeMap<usize, f64>| {
+            // What is no number is below all numbers.
+            let score = |score: f32| if score.is_nan() { f32::NEG_INFINITY } else { score };
+            let mut found: Vec<(f64, f32)> = grades.values().copied().zip(all.by_ref().map(score)).collect();
+            found.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.total_cmp(&b.0)));
+            let found = found.into_iter().map(|(grade, _)| grade).collect();
+            Ranked { found, answers: answers(grades).collect() }
+        };
+        Ok(self.grades.iter().map(&mut order).collect())
+    }
+
+    /// Itself, where there is for each query an answer, and something else to be told from it. `field` is where it came
+    /// from.
+    ///
+    /// # Errors
+    /// [`TrainError::Unsupported`] names the first query for which there is not.
+    pub fn to_be_ordered(self, field: &str) -> Result<Self, TrainError> {
+        for (query, grades) in self.queries.iter().zip(&self.grades) {
+            let lack = match answers(grades).count() {
+                0 => "has no answer",
+                count if count == grades.len() => "has nothing but answers",
+                _ => continue,
+            };
+            let what =
+                format!("{field} wants for a reranker an answer and another text a query: {query:?} {lack}");
+            return Err(TrainError::Unsupported(what));
+        }
+        Ok(self)
+    }
+}
+
+fn answers(grades: &BTreeMap<usize, f64>) -> impl Iterator<Item = f64> {
+    grades.values().copied().filter(|grade| *grade > 0.0)
 }
 
 fn texts(path: &Path) -> Result<Vec<(String, String)>, TrainError> {
@@ -152,8 +198,8 @@ mod tests {
         let judged = judged.unwrap();
         assert_eq!(judged.passages, ["1", "2 two"]);
         assert_eq!(
-            (judged.queries.as_slice(), &judged.answers[0]),
-            (["3".to_owned()].as_slice(), &[(1, 2.0)].into())
+            (judged.queries.as_slice(), &judged.grades[0]),
+            (["3".to_owned()].as_slice(), &[(0, 0.0), (1, 2.0)].into())
         );
     }
 
@@ -176,10 +222,54 @@ mod tests {
         let judged = Judged {
             passages: ["1", "5", "3", "5"].map(str::to_owned).to_vec(),
             queries: vec!["1".to_owned(), "-1".to_owned()],
-            answers: vec![[(3, 1.0)].into(), [(0, 2.0)].into()],
+            grades: vec![[(3, 1.0), (1, 0.0)].into(), [(0, 2.0)].into()],
         };
         let ranked = judged.rank(&mut ByNumber).unwrap();
         assert_eq!(ranked[0], Ranked { found: vec![0.0, 1.0, 0.0, 0.0], answers: vec![1.0] });
         assert_eq!(ranked[1].found, [2.0, 0.0, 0.0, 0.0]);
+    }
+
+    /// Scores by the passage's length, none where it is too long.
+    struct ByLength;
+
+    impl Score for ByLength {
+        fn score(&mut self, lists: &[List]) -> Result<Vec<f32>, TrainError> {
+            let score =
+                |text: &String| [f32::NAN, 1.0, 2.0, 3.0].get(text.len()).copied().unwrap_or(f32::NAN);
+            Ok(lists.iter().flat_map(|list| list.passages.iter().map(score)).collect())
+        }
+    }
+
+    #[test]
+    fn what_was_judged_is_ordered_and_equal_scores_are_no_merit() {
+        let judged = Judged {
+            passages: ["ccc", "aa", "bb", "a", "much too long"].map(str::to_owned).to_vec(),
+            queries: vec!["q".to_owned(), "r".to_owned(), "s".to_owned()],
+            // The first place is judged for the second query alone.
+            grades: vec![
+                [(1, 1.0), (2, 0.0), (3, 2.0)].into(),
+                [(0, 3.0), (1, 0.0)].into(),
+                [(3, 0.0), (4, 1.0)].into(),
+            ],
+        };
+        let ordered = judged.order(&mut ByLength).unwrap();
+        assert_eq!(ordered[0], Ranked { found: vec![0.0, 1.0, 2.0], answers: vec![1.0, 2.0] });
+        assert_eq!(ordered[1], Ranked { found: vec![3.0, 0.0], answers: vec![3.0] });
+        assert_eq!(ordered[2], Ranked { found: vec![0.0, 1.0], answers: vec![1.0] });
+    }
+
+    #[test]
+    fn each_query_has_something_to_be_told_apart() {
+        for (qrels, part) in [
+            ("q\ta\t0\nq\tb\t1\n", None),
+            ("q\ta\t0\nq\tb\t1\nr\ta\t1\nr\tb\t2\n", Some("\"4\" has nothing but answers")),
+            ("q\ta\t0\nr\ta\t0\nr\tb\t2\n", Some("\"3\" has no answer")),
+        ] {
+            let refused = files(qrels).1.unwrap().to_be_ordered("evaluation.qrels").err();
+            let sentence = refused.map(|error| error.to_string());
+            assert_eq!(sentence.is_some(), part.is_some(), "{sentence:?}");
+            let sentence = sentence.unwrap_or_default();
+            assert!(sentence.contains(part.unwrap_or_default()), "{sentence}");
+        }
     }
 }

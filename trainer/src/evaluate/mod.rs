@@ -1,7 +1,8 @@
-//! How good an embedder is: on questions with judged answers, and on pairs with scores.
+//! How good an embedder is, on questions with judged answers and on pairs with scores; and how good a cross-encoder is, on
+//! what was judged for each question.
 //!
-//! What is evaluated only has to [`Embed`]: a model in training here, a served checkpoint elsewhere, so that both are
-//! measured on the same texts in the same way.
+//! What is evaluated only has to [`Embed`] or to [`Score`]: a model in training here, a served checkpoint elsewhere, so
+//! that both are measured on the same texts in the same way.
 
 mod directory;
 mod held_out;
@@ -11,16 +12,16 @@ mod pairs;
 
 use std::collections::BTreeMap;
 
-use model::{Dropout, Sequence, Trainee, normalized};
+use model::{Dropout, Laying, Sequence, Trainee, normalized};
 use tch::{Kind, Tensor};
 
 use crate::collective::Collective;
 use crate::data::{Collator, Corpus, Wording};
 use crate::error::TrainError;
-use crate::job::EvaluationData;
+use crate::job::{self, EvaluationData};
 use crate::objective::{Objective, Side};
 
-pub use directory::Directory;
+pub use directory::{CrossEncoder, Directory};
 pub use held_out::{hold_out, rows_to_judged};
 pub use judged::Judged;
 pub use metrics::{Ranked, correlation, retrieval};
@@ -45,6 +46,24 @@ pub trait Embed {
     fn embed(&mut self, texts: &[String], role: Role) -> Result<Tensor, TrainError>;
 }
 
+/// Somebody who reads a query and a passage together.
+pub trait Score {
+    /// Scores of all passages of the first of `lists`, then of the next; a larger one is better.
+    ///
+    /// # Errors
+    /// Where the texts cannot be scored.
+    fn score(&mut self, lists: &[List]) -> Result<Vec<f32>, TrainError>;
+}
+
+/// A query, and what is to be ordered for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct List {
+    /// The text that asks.
+    pub query: String,
+    /// Texts that may answer.
+    pub passages: Vec<String>,
+}
+
 /// What a text is to a search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -64,16 +83,26 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
-    /// What `data` names; of a share of the training data, `held` is what was held out.
+    /// What `data` names, for models of a kind; of a share of the training data, `held` is what was held out.
     ///
     /// # Errors
-    /// [`TrainError::Io`]; [`TrainError::Format`] names the file and the line.
-    pub fn read(data: &EvaluationData, held: &Corpus) -> Result<Self, TrainError> {
-        let judged = match data.judged() {
-            Some([corpus, queries, qrels]) => Some(Judged::read(corpus, queries, qrels)?),
-            None if data.split.is_some() => Some(rows_to_judged(held)?),
-            None => None,
+    /// [`TrainError::Io`]; [`TrainError::Format`] names the file and the line; [`TrainError::Unsupported`] where a reranker
+    /// cannot be told by it.
+    pub fn read(data: &EvaluationData, held: &Corpus, kind: job::Kind) -> Result<Self, TrainError> {
+        let (judged, field) = match data.judged() {
+            Some([corpus, queries, qrels]) => {
+                (Some(Judged::read(corpus, queries, qrels)?), "evaluation.qrels")
+            }
+            None if data.split.is_some() => (Some(rows_to_judged(held)?), "evaluation.split"),
+            None => (None, ""),
         };
+        if kind == job::Kind::Reranker {
+            if data.sts.is_some() {
+                return Err(TrainError::Unsupported("evaluation.sts is only for embedders".to_owned()));
+            }
+            let judged = judged.map(|judged| judged.to_be_ordered(field)).transpose()?;
+            return Ok(Self { judged, pairs: None });
+        }
         let pairs = data.sts.as_deref().map(Pairs::read).transpose()?;
         Ok(Self { judged, pairs })
     }
@@ -92,6 +121,15 @@ impl Evaluation {
             metrics.insert("spearman".to_owned(), pairs.measure(embedder)?);
         }
         Ok(metrics)
+    }
+
+    /// As [`Evaluation::measure`], for who reads a query and a passage together: it orders what was judged for each query.
+    ///
+    /// # Errors
+    /// As [`Score::score`].
+    pub fn measure_scorer(&self, scorer: &mut impl Score) -> Result<Metrics, TrainError> {
+        let judged = self.judged.as_ref();
+        judged.map_or_else(|| Ok(Metrics::new()), |judged| Ok(retrieval(&judged.order(scorer)?)))
     }
 }
 
@@ -112,18 +150,50 @@ pub struct InTraining<'a, C> {
 impl<C: Collective> Embed for InTraining<'_, C> {
     fn embed(&mut self, texts: &[String], role: Role) -> Result<Tensor, TrainError> {
         let _guard = tch::no_grad_guard();
-        let place = self.world.place();
-        // Parts of one size, so that they can be gathered; the last is filled up with texts that are thrown away.
-        let part = texts.len().div_ceil(place.ranks);
-        let own = (0..part).map(|at| &texts[(place.rank * part + at).min(texts.len() - 1)]);
-        let rows = self.rows(own, role)?;
+        let rows = self.rows(self.own(texts), role)?;
         let rows = if self.objective.normalize { normalized(&rows)? } else { rows };
-        let all = Tensor::f_cat(&self.world.gather(&rows)?, 0)?;
-        Ok(all.f_narrow(0, 0, i64::try_from(texts.len()).unwrap_or(i64::MAX))?)
+        self.everyones(&rows, texts.len())
+    }
+}
+
+impl<C: Collective> Score for InTraining<'_, C> {
+    fn score(&mut self, lists: &[List]) -> Result<Vec<f32>, TrainError> {
+        let _guard = tch::no_grad_guard();
+        let mut pairs: Vec<(usize, &String)> = Vec::new();
+        for (at, list) in lists.iter().enumerate() {
+            pairs.extend(list.passages.iter().map(|passage| (at, passage)));
+        }
+        let own: Vec<(usize, &String)> = self.own(&pairs).copied().collect();
+        let [query, passage] = self.wordings;
+        let mut sequences = Vec::with_capacity(own.len());
+        for of_one in own.chunk_by(|a, b| a.0 == b.0) {
+            let passages: Vec<String> = of_one.iter().map(|(_, text)| passage.text(text)).collect();
+            sequences.extend(self.collator.pairs(&query.text(&lists[of_one[0].0].query), &passages)?);
+        }
+        let logits = in_batches(&sequences, |batch| {
+            let batch: Vec<&Sequence> = batch.iter().collect();
+            let hidden = self.model.hidden(&batch, Laying::EndToEnd, &Dropout::NONE)?;
+            Ok(self.model.logits(&hidden, &Dropout::NONE)?.f_to_kind(Kind::Float)?)
+        })?;
+        Ok(Vec::try_from(self.everyones(&logits, pairs.len())?)?)
     }
 }
 
 impl<C: Collective> InTraining<'_, C> {
+    /// This rank's part. Parts are of one size, so that they can be gathered; the last is filled up with what is thrown
+    /// away.
+    fn own<'t, T>(&self, all: &'t [T]) -> impl Iterator<Item = &'t T> {
+        let place = self.world.place();
+        let part = all.len().div_ceil(place.ranks);
+        (0..part).map(move |at| &all[(place.rank * part + at).min(all.len() - 1)])
+    }
+
+    /// What all ranks made of their parts, as the first `count` are.
+    fn everyones(&self, own: &Tensor, count: usize) -> Result<Tensor, TrainError> {
+        let all = Tensor::f_cat(&self.world.gather(own)?, 0)?;
+        Ok(all.f_narrow(0, 0, i64::try_from(count).unwrap_or(i64::MAX))?)
+    }
+
     /// Rows in the order of `texts`.
     fn rows<'t>(&self, texts: impl Iterator<Item = &'t String>, role: Role) -> Result<Tensor, TrainError> {
         let wording = self.wordings[usize::from(role == Role::Passage)];

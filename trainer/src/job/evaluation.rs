@@ -10,7 +10,7 @@ use super::{Job, Kind, only_for, positive};
 const METRICS: [&str; 6] =
     ["ndcg_at_10", "mrr_at_10", "recall_at_10", "recall_at_100", "map_at_100", "spearman"];
 
-/// Where the data of an evaluation are. The reference has none.
+/// Where the data of an evaluation are; a reranker orders, for each query, what was judged for it. The reference has none.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluationData {
@@ -18,11 +18,11 @@ pub struct EvaluationData {
     pub corpus: Option<PathBuf>,
     /// Texts that ask, likewise.
     pub queries: Option<PathBuf>,
-    /// What answers what: query, document and grade, with tabs between.
+    /// What answers what: query, document and grade, with tabs between. For a reranker also what does not, with grade 0.
     pub qrels: Option<PathBuf>,
-    /// In place of these, the share of the training data that is held out.
+    /// In place of these, the share of the training data that is held out. A row's own texts are judged for its query.
     pub split: Option<f64>,
-    /// Pairs of texts with scores: score, text and text, with tabs between.
+    /// Pairs of texts with scores: score, text and text, with tabs between. Only for embedders.
     pub sts: Option<PathBuf>,
 }
 
@@ -65,11 +65,12 @@ impl EvaluationData {
 impl Job {
     /// What is wrong with its evaluation.
     pub(super) fn evaluation_faults(&self) -> Vec<String> {
-        let dense = self.kind == Kind::Embedder && !self.unified_finetuning;
+        let embeds = self.kind == Kind::Embedder;
         let (data, metric) = (self.evaluation.as_ref(), &self.metric_for_best_model);
         let wanted = "jobs with an evaluation";
         [
-            only_for("evaluation", data.is_some(), "dense embedders", dense),
+            only_for("evaluation", data.is_some(), "rerankers and dense embedders", !self.unified_finetuning),
+            only_for("evaluation.sts", data.is_some_and(|data| data.sts.is_some()), "embedders", embeds),
             only_for("eval_steps", self.eval_steps.is_some(), wanted, data.is_some()),
             only_for("load_best_model_at_end", self.load_best_model_at_end, wanted, data.is_some()),
             self.eval_steps.and_then(|steps| positive("eval_steps", usize::try_from(steps).unwrap_or(1))),
@@ -111,5 +112,13 @@ mod tests {
         assert!(job(whole).faults().is_empty());
         let faults = job(r#", "eval_steps": 3, "metric_for_best_model": "f1""#).faults();
         assert_eq!(faults.len(), 2, "{faults:?}");
+
+        let reranker = |data| {
+            let job =
+                job(&format!(r#", "evaluation": {data}, "eval_steps": 3, "load_best_model_at_end": true"#));
+            Job { kind: Kind::Reranker, ..job }.faults()
+        };
+        assert!(reranker(r#"{"split": 0.1}"#).is_empty());
+        assert_eq!(reranker(r#"{"split": 0.1, "sts": "p"}"#), ["evaluation.sts is only for embedders"]);
     }
 }

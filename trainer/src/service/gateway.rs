@@ -8,7 +8,8 @@ use cluster::Etcd;
 use model::normalized;
 use proto::v1::embeddings_client::EmbeddingsClient;
 use proto::v1::models_client::ModelsClient;
-use proto::v1::{EmbedRequest, InputType, Priority, Truncation};
+use proto::v1::reranking_client::RerankingClient;
+use proto::v1::{EmbedRequest, InputType, Priority, RerankRequest, ScoreForm, Truncation};
 use publisher::persist;
 use tch::Tensor;
 use tls::Dialer;
@@ -18,7 +19,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
 use crate::error::TrainError;
-use crate::evaluate::{Embed, Role};
+use crate::evaluate::{Embed, List, Role, Score};
 
 /// How long making a connection may take.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -28,6 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const CALL: Duration = Duration::from_secs(120);
 /// Texts of a call.
 const TEXTS: usize = 64;
+/// Pairs of a call, each of which costs as much as a text of its length.
+const PAIRS: usize = 16;
 /// Bytes of an answer.
 const ANSWER: usize = 64 << 20;
 
@@ -157,18 +160,59 @@ impl Served {
         let rows = i64::try_from(texts.len()).unwrap_or(i64::MAX);
         Tensor::f_from_slice(&numbers).and_then(|flat| flat.f_view([rows, -1])).map_err(wrong)
     }
+
+    /// Scores in the order of `passages`, as they are before anything could make them equal.
+    async fn rerank(&self, query: &str, passages: &[String]) -> Result<Vec<f32>, Status> {
+        let asked = RerankRequest {
+            model: self.model.clone(),
+            query: said(query),
+            documents: passages.iter().map(|passage| said(passage)).collect(),
+            score_form: ScoreForm::Raw.into(),
+            truncation: Truncation::End.into(),
+            priority: Priority::Bulk.into(),
+            ..RerankRequest::default()
+        };
+        let mut client = RerankingClient::new(self.gateway.channel.clone());
+        let call = async || client.rerank(self.gateway.request(asked.clone())).await;
+        let answer = persist(PATIENCE, waiting, call).await?.into_inner();
+        let mut scores = vec![f32::NAN; passages.len()];
+        for ranking in answer.rankings {
+            let place = usize::try_from(ranking.index).ok().and_then(|at| scores.get_mut(at));
+            *place.ok_or_else(|| Status::internal("a score of nothing that was asked"))? = ranking.score;
+        }
+        Ok(scores)
+    }
+
+    fn failed(&self, status: &Status) -> TrainError {
+        TrainError::Torch(format!("{}: {}", self.model, status.message()))
+    }
+}
+
+/// A gateway refuses an empty text; a space is as little.
+fn said(text: &str) -> String {
+    if text.is_empty() { " ".to_owned() } else { text.to_owned() }
 }
 
 impl Embed for Served {
     fn embed(&mut self, texts: &[String], role: Role) -> Result<Tensor, TrainError> {
-        // A gateway refuses an empty text; a space is as little.
-        let texts: Vec<String> =
-            texts.iter().map(|text| if text.is_empty() { " ".to_owned() } else { text.clone() }).collect();
-        let failed = |status: Status| TrainError::Torch(format!("{}: {}", self.model, status.message()));
+        let texts: Vec<String> = texts.iter().map(|text| said(text)).collect();
         let rows = texts
             .chunks(TEXTS)
-            .map(|part| self.runtime.block_on(self.call(part, role)).map_err(failed))
+            .map(|part| self.runtime.block_on(self.call(part, role)).map_err(|status| self.failed(&status)))
             .collect::<Result<Vec<_>, _>>()?;
         Ok(normalized(&Tensor::f_cat(&rows, 0)?)?)
+    }
+}
+
+impl Score for Served {
+    fn score(&mut self, lists: &[List]) -> Result<Vec<f32>, TrainError> {
+        let mut scores = Vec::new();
+        for List { query, passages } in lists {
+            for part in passages.chunks(PAIRS) {
+                let answer = self.runtime.block_on(self.rerank(query, part));
+                scores.extend(answer.map_err(|status| self.failed(&status))?);
+            }
+        }
+        Ok(scores)
     }
 }

@@ -19,8 +19,8 @@ use super::gateway::{Gateway, Gateways, Served, waiting};
 use super::journal::{Journal, Lost};
 use super::spec::{Gate, Publish, Spec};
 use crate::error::TrainError;
-use crate::evaluate::Directory;
-use crate::job::Job;
+use crate::evaluate::{CrossEncoder, Directory, Metrics};
+use crate::job::{Job, Kind};
 use crate::rank;
 
 /// How long a server that is busy or away is waited for.
@@ -123,11 +123,19 @@ async fn compare(
     let work = move || -> Result<(f64, Option<f64>), TrainError> {
         let none = || TrainError::Unsupported("there is no evaluation to compare by".to_owned());
         let evaluation = rank::evaluation(&job)?.ok_or_else(none)?;
-        let of = |metrics: crate::evaluate::Metrics| metrics.get(&metric).copied().ok_or_else(none);
-        let mut trained = Directory::open(&model, &Overrides { pooling: None, max_tokens: None })?;
-        let trained = of(evaluation.measure(&mut trained)?)?;
-        let served = now.as_mut().map(|now| evaluation.measure(now).and_then(of)).transpose()?;
-        Ok((trained, served))
+        let of = |metrics: Metrics| metrics.get(&metric).copied().ok_or_else(none);
+        let (now, alone) = (now.as_mut(), Overrides::default());
+        let (trained, served) = match job.kind {
+            Kind::Embedder => {
+                let trained = evaluation.measure(&mut Directory::open(&model, &alone)?)?;
+                (trained, now.map(|now| evaluation.measure(now)))
+            }
+            Kind::Reranker => {
+                let trained = evaluation.measure_scorer(&mut CrossEncoder::open(&model, &alone)?)?;
+                (trained, now.map(|now| evaluation.measure_scorer(now)))
+            }
+        };
+        Ok((of(trained)?, served.transpose()?.map(of).transpose()?))
     };
     let measured =
         task::spawn_blocking(work).await.map_err(|error| Undelivered::Failed(error.to_string()))?;
