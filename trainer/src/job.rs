@@ -198,7 +198,7 @@ pub struct Job {
     /// Checkpoints that are kept, beside the best one.
     #[serde(default = "Job::kept")]
     pub save_total_limit: usize,
-    /// What the model is evaluated on, before the first step and after the last.
+    /// What the model is evaluated on, before the first step and after the last; bge-m3 by its dense rows alone.
     #[serde(default)]
     pub evaluation: Option<EvaluationData>,
     /// Optimiser steps between evaluations; without it there are the first and the last.

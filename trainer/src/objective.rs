@@ -116,19 +116,32 @@ impl Objective {
     /// # Errors
     /// [`TrainError::OutOfMemory`], [`TrainError::Torch`].
     pub fn embed(&self, model: &Trainee, side: &Side, dropout: &Dropout) -> Result<Embedded, TrainError> {
-        let sequences: Vec<&Sequence> = side.sequences.iter().collect();
-        let hidden = model.hidden(&sequences, side.laying(self.custom), dropout)?;
-        let rows = model.pooled(&hidden, self.pooling)?;
+        let (rows, hidden) = self.dense(model, side, dropout)?;
         if self.unified.is_none() {
             return Ok(Embedded { rows, tokens: None, hidden: Some(hidden) });
         }
         let vectors = model.token_vectors(&hidden, side.width)?;
         let tokens = Tokens {
-            ids: sequences.iter().map(|sequence| sequence.ids.clone()).collect(),
+            ids: side.sequences.iter().map(|sequence| sequence.ids.clone()).collect(),
             weights: model.token_weights(&hidden, side.width)?,
             vectors: if self.normalize { normalized(&vectors)? } else { vectors },
         };
         Ok(Embedded { rows, tokens: Some(tokens), hidden: Some(hidden) })
+    }
+
+    /// The dense way alone: pooled rows, not normalised, `[n, hidden]`.
+    ///
+    /// # Errors
+    /// As [`Objective::embed`].
+    pub fn dense(
+        &self,
+        model: &Trainee,
+        side: &Side,
+        dropout: &Dropout,
+    ) -> Result<(Tensor, Hidden), TrainError> {
+        let sequences: Vec<&Sequence> = side.sequences.iter().collect();
+        let hidden = model.hidden(&sequences, side.laying(self.custom), dropout)?;
+        Ok((model.pooled(&hidden, self.pooling)?, hidden))
     }
 
     /// The loss of rank `own`.

@@ -244,6 +244,19 @@ fn a_reranker_is_evaluated_on_rows_that_are_held_out() {
 }
 
 #[test]
+fn three_ways_are_evaluated_by_the_dense_one() {
+    let told = |unified: bool, ranks| {
+        let more = json!({"model": golden("traces/models/xlmr-m3"), "unified_finetuning": unified,
+            "evaluation": {"split": 0.3}, "eval_steps": 1, "max_steps": 2, "load_best_model_at_end": true});
+        let dir = tempfile::tempdir().unwrap();
+        only(run(&job(dir.path(), &more), ranks), "evaluation")
+    };
+    let unified = told(true, 2);
+    assert_eq!(unified.len(), 3);
+    assert!((metric(&unified[0]) - metric(&told(false, 1)[0])).abs() < 1e-9, "{unified:?}");
+}
+
+#[test]
 fn a_damaged_checkpoint_is_passed_over() {
     let dir = tempfile::tempdir().unwrap();
     let job = job(dir.path(), &json!({"max_steps": 5, "negatives_cross_device": false}));

@@ -206,7 +206,7 @@ impl<C: Collective> InTraining<'_, C> {
     }
 
     fn run(&self, batch: Vec<Sequence>) -> Result<Tensor, TrainError> {
-        let rows = self.objective.embed(self.model, &Side::new(batch), &Dropout::NONE)?.rows;
+        let (rows, _) = self.objective.dense(self.model, &Side::new(batch), &Dropout::NONE)?;
         Ok(rows.f_to_kind(Kind::Float)?)
     }
 }

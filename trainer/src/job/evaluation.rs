@@ -69,7 +69,6 @@ impl Job {
         let (data, metric) = (self.evaluation.as_ref(), &self.metric_for_best_model);
         let wanted = "jobs with an evaluation";
         [
-            only_for("evaluation", data.is_some(), "rerankers and dense embedders", !self.unified_finetuning),
             only_for("evaluation.sts", data.is_some_and(|data| data.sts.is_some()), "embedders", embeds),
             only_for("eval_steps", self.eval_steps.is_some(), wanted, data.is_some()),
             only_for("load_best_model_at_end", self.load_best_model_at_end, wanted, data.is_some()),
@@ -110,6 +109,7 @@ mod tests {
         }
         let whole = r#", "evaluation": {"split": 0.1, "sts": "p"}, "metric_for_best_model": "spearman""#;
         assert!(job(whole).faults().is_empty());
+        assert!(job(&format!(r#"{whole}, "unified_finetuning": true"#)).faults().is_empty());
         let faults = job(r#", "eval_steps": 3, "metric_for_best_model": "f1""#).faults();
         assert_eq!(faults.len(), 2, "{faults:?}");
 
