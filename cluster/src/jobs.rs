@@ -239,7 +239,7 @@ impl Etcd {
 fn cancelled(job: Job) -> Job {
     let now = unix_ms();
     let mut events = job.events;
-    events.push(JobEvent { at_unix_ms: now, what: "cancelled before it ran".to_owned() });
+    events.push(JobEvent { at_unix_ms: now, what: "cancelled while nobody ran it".to_owned() });
     Job { state: JobState::Cancelled, ended_unix_ms: now, events, ..job }
 }
 

@@ -11,6 +11,7 @@ mod aliases;
 mod compaction;
 mod entries;
 mod following;
+mod jobs;
 mod leader_changes;
 mod lost_history;
 mod lost_leases;
