@@ -4,6 +4,7 @@
 //! checkpoints were mixed; tokens are words plus two. What else it does is set through [`State`].
 
 mod answers;
+mod jobs;
 mod models;
 mod services;
 
@@ -17,12 +18,14 @@ use proto::v1::embeddings_server::EmbeddingsServer;
 use proto::v1::models_server::ModelsServer;
 use proto::v1::reranking_server::RerankingServer;
 use proto::v1::tokens_server::TokensServer;
+use proto::v1::training_server::TrainingServer;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
 pub(crate) use answers::{DIMENSIONS, vector};
+pub(crate) use jobs::Jobs;
 pub(crate) use models::Control;
 
 /// The digest served at first.
@@ -49,6 +52,8 @@ pub(crate) struct State {
     pub(crate) authorization: Option<String>,
     /// Checkpoints and swaps.
     pub(crate) control: Control,
+    /// Fine-tuning jobs.
+    pub(crate) jobs: Jobs,
 }
 
 /// A running fake; dropping it ends it.
@@ -81,6 +86,7 @@ impl Fake {
             traceparent: None,
             authorization: None,
             control: Control::default(),
+            jobs: Jobs::default(),
         }));
         let listener = std::net::TcpListener::bind(listen).unwrap();
         let address = listener.local_addr().unwrap();
@@ -120,7 +126,8 @@ async fn run(listener: std::net::TcpListener, state: Arc<Mutex<State>>, stop: Ca
         .add_service(RerankingServer::new(fake.clone()))
         .add_service(TokensServer::new(fake.clone()))
         .add_service(ModelsServer::new(fake.clone()))
-        .add_service(ClusterServer::new(fake))
+        .add_service(ClusterServer::new(fake.clone()))
+        .add_service(TrainingServer::new(fake))
         .serve_with_incoming(incoming);
     // Without a grace: a fake that ends breaks its connections, as a killed server does.
     if let Some(ended) = stop.run_until_cancelled(serving).await {

@@ -1,7 +1,7 @@
 //! A job on a terminal: a bar that fills, and what happens above it.
 
 use indicatif::{ProgressBar, ProgressStyle};
-use proto::v1::Job;
+use proto::v1::{Job, JobEvent};
 
 use super::objects;
 use crate::print;
@@ -10,7 +10,8 @@ use crate::print;
 #[derive(Debug)]
 pub(super) struct Bar {
     bar: ProgressBar,
-    events: usize,
+    /// The last event that was told.
+    seen: Option<JobEvent>,
 }
 
 impl Bar {
@@ -18,14 +19,14 @@ impl Bar {
         let style = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len}  {msg}")
             .expect("the template is valid")
             .progress_chars("=> ");
-        Self { bar: ProgressBar::no_length().with_style(style), events: 0 }
+        Self { bar: ProgressBar::no_length().with_style(style), seen: None }
     }
 
     pub(super) fn update(&mut self, job: &Job) {
-        for event in job.events.iter().skip(self.events) {
+        for event in objects::news(&job.events, self.seen.as_ref()) {
             self.bar.println(print::printable(&event.what, 1_000));
         }
-        self.events = job.events.len();
+        self.seen = job.events.last().cloned();
         self.bar.set_prefix(objects::state(job.state()));
         if job.steps > 0 {
             self.bar.set_length(job.steps);

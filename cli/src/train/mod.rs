@@ -148,7 +148,6 @@ fn facts(job: &Job) -> Vec<(&'static str, String)> {
         ("job", job.name.clone()),
         ("state", objects::state(job.state()).to_owned()),
         ("ranks", job.ranks.to_string()),
-        ("attempt", job.attempt.to_string()),
         ("submitted", print::ago(job.submitted_unix_ms)),
     ];
     let mut more = |name, value: String| {
@@ -156,6 +155,9 @@ fn facts(job: &Job) -> Vec<(&'static str, String)> {
             facts.push((name, print::printable(&value, 1_000)));
         }
     };
+    if job.attempt > 0 {
+        more("attempt", job.attempt.to_string());
+    }
     more("trainer", job.trainer.clone());
     more("reason", job.reason.clone());
     if let Some(last) = job.last {

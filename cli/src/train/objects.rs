@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use proto::v1::{Job, JobEvaluation, JobGate, JobState, JobStep, Metric};
+use proto::v1::{Job, JobEvaluation, JobEvent, JobGate, JobState, JobStep, Metric};
 use serde_json::{Value, json};
 
 pub(super) fn job(job: &Job) -> Value {
@@ -82,4 +82,36 @@ pub(super) fn state(state: JobState) -> &'static str {
 
 pub(super) fn is_final(state: JobState) -> bool {
     matches!(state, JobState::Succeeded | JobState::Failed | JobState::Cancelled)
+}
+
+/// What happened after `seen`, the last that was told. Of a long job only the first and the last events are kept, so that
+/// their number tells nothing.
+pub(super) fn news<'a>(events: &'a [JobEvent], seen: Option<&JobEvent>) -> &'a [JobEvent] {
+    let Some(seen) = seen else { return events };
+    let told = events.iter().rposition(|event| event == seen).map(|at| at + 1);
+    let told = told.unwrap_or_else(|| events.partition_point(|event| event.at_unix_ms <= seen.at_unix_ms));
+    &events[told..]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(moments: &[u64], seen: Option<u64>, expected: &[u64]) {
+        let event = |&at_unix_ms: &u64| JobEvent { at_unix_ms, what: format!("at {at_unix_ms}") };
+        let events: Vec<JobEvent> = moments.iter().map(event).collect();
+        let news = news(&events, seen.as_ref().map(event).as_ref());
+        assert_eq!(news, expected.iter().map(event).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_happened_is_told_once_also_where_events_are_left_out() {
+        check(&[1, 2, 3], None, &[1, 2, 3]);
+        check(&[1, 2, 3], Some(2), &[3]);
+        check(&[1, 2, 3], Some(3), &[]);
+        // As many as before, and others.
+        check(&[1, 3, 4], Some(3), &[4]);
+        check(&[1, 4, 5], Some(3), &[4, 5]);
+    }
 }

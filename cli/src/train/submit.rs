@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context as _;
 use clap::Args;
 use proto::v1::SubmitJobRequest;
 
@@ -29,7 +28,8 @@ pub(super) struct SubmitArgs {
 
 pub(super) async fn run(args: SubmitArgs, remote: &Remote) -> Result<(), Failure> {
     let SubmitArgs { name, file, watch } = args;
-    let spec = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let spec = std::fs::read_to_string(&file)
+        .map_err(|error| Failure::Usage(format!("cannot read {}: {error}", file.display())))?;
     let gateway = remote.connect().await?;
     let asked = gateway.request(SubmitJobRequest { name: name.clone(), spec });
     let job = gateway.training().submit(asked).await.map_err(refused)?.into_inner();
@@ -38,6 +38,9 @@ pub(super) async fn run(args: SubmitArgs, remote: &Remote) -> Result<(), Failure
     }
     if remote.json {
         return print::json(&objects::job(&job));
+    }
+    if objects::is_final(job.state()) {
+        return print::line(format_args!("{name} had ended before: {}", objects::state(job.state())));
     }
     print::line(format_args!("{name} is {}", objects::state(job.state())))
 }

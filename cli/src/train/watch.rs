@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
-use proto::v1::{Job, JobState, WatchJobRequest};
+use proto::v1::{Job, JobEvent, JobState, WatchJobRequest};
 use publisher::{is_lost, persist};
 use tonic::Code;
 
@@ -73,7 +73,7 @@ enum Show {
     /// A bar on a terminal.
     Live(Bar),
     /// A line for whatever happens, and now and then one for the steps.
-    Lines { events: usize, told: Option<tokio::time::Instant> },
+    Lines { seen: Option<JobEvent>, told: Option<tokio::time::Instant> },
 }
 
 /// Between two lines about steps.
@@ -84,7 +84,7 @@ impl Show {
         match (remote.json, io::stderr().is_terminal()) {
             (true, _) => Self::Json,
             (false, true) => Self::Live(Bar::new()),
-            (false, false) => Self::Lines { events: 0, told: None },
+            (false, false) => Self::Lines { seen: None, told: None },
         }
     }
 
@@ -95,11 +95,11 @@ impl Show {
                 bar.update(job);
                 Ok(())
             }
-            Self::Lines { events, told } => {
-                for event in job.events.iter().skip(*events) {
+            Self::Lines { seen, told } => {
+                for event in objects::news(&job.events, seen.as_ref()) {
                     print::line(print::printable(&event.what, 1_000))?;
                 }
-                *events = job.events.len();
+                *seen = job.events.last().cloned();
                 if let Some(last) = job.last
                     && told.is_none_or(|told| told.elapsed() > STEPS)
                 {

@@ -8,6 +8,7 @@ mod an_interrupted_embed_resumes;
 mod callers_show_who_they_are;
 mod checkpoints_are_published;
 mod failures_have_exit_codes;
+mod jobs_are_submitted_and_watched;
 mod load_is_measured;
 mod names_are_changed;
 mod vectors_go_to_files;
