@@ -159,7 +159,11 @@ fn a_cluster_comes_up_is_used_and_ends_in_order() {
     let ran = up.end();
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let stops = scene.stops();
-    assert_eq!((stops.len(), stops[0].as_str()), (3, "gateway"), "{stops:?}");
+    assert_eq!(
+        (stops.len(), &stops[..2]),
+        (4, &["trainer".to_owned(), "gateway".to_owned()][..]),
+        "{stops:?}"
+    );
     assert_eq!(fs::read_dir(scene.path("tmp")).unwrap().count(), 0, "etcd's data is left over");
     assert!(ran.stderr.contains("worker-0 | "), "{ran:?}");
 }
@@ -187,7 +191,7 @@ fn nothing_outlives_a_supervisor_that_is_killed() {
     assert!(up.etcd_answers());
     up.send("KILL");
     up.child.wait().unwrap();
-    eventually("the end of the services", || scene.stops().len() == 3);
+    eventually("the end of the services", || scene.stops().len() == 4);
     eventually("the end of etcd", || !up.etcd_answers());
 }
 

@@ -22,9 +22,10 @@ async fn bad_jobs_are_refused_by_field() {
     fs::write(scene.data().join("torn.jsonl"), format!("{line}\n{line}\n{{\"query\": \n")).unwrap();
     fs::write(scene.data().join("alone.jsonl"), format!("{line}\n{{\"query\": \"q\", \"pos\": []}}\n"))
         .unwrap();
+    fs::write(scene.data().join("bare.jsonl"), r#"{"query": "q", "pos": ["p"]}"#).unwrap();
     fs::write(scene.data().join("plain.jsonl"), line).unwrap();
     fs::write(scene.data().join("empty.jsonl"), "\n").unwrap();
-    let cases: [(Value, &[&str], &str); 15] = [
+    let cases: [(Value, &[&str], &str); 16] = [
         (
             json!({ "train_data": ["nothing.jsonl"] }),
             &["train_data[0]"],
@@ -32,6 +33,7 @@ async fn bad_jobs_are_refused_by_field() {
         ),
         (json!({ "train_data": ["torn.jsonl"] }), &["train_data[0]"], "line 3"),
         (json!({ "train_data": ["alone.jsonl"] }), &["train_data[0]"], "line 2: pos is empty"),
+        (json!({ "train_data": ["bare.jsonl"] }), &["train_data[0]"], "line 1: neg is empty"),
         (json!({ "train_data": ["empty.jsonl"] }), &["train_data[0]"], "is empty"),
         (json!({ "train_group_size": -3 }), &["train_group_size"], "-3"),
         (json!({ "model": "no-such-model" }), &["model"], "not below a data root"),

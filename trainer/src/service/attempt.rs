@@ -94,11 +94,15 @@ async fn attend(ranks: &mut Ranks, plan: &Plan, journal: &mut Journal, watch: &m
                 None => return failures.conclude(is_trained),
             },
             _ = tick.tick() => {
-                if let Err(Lost) = journal.write().await {
-                    return End::Lost;
-                }
-                if journal.is_cancelled().await {
-                    return End::Cancelled;
+                // An etcd that does not answer must not keep ranks alive whose job is somebody else's.
+                let cancelled = tokio::select! {
+                    cancelled = look(journal) => cancelled,
+                    () = watch.lost() => Err(Lost),
+                };
+                match cancelled {
+                    Ok(false) => {}
+                    Ok(true) => return End::Cancelled,
+                    Err(Lost) => return End::Lost,
                 }
                 if failures.since.is_some_and(|since| since.elapsed() > LAST_WORDS) {
                     return failures.conclude(false);
@@ -112,6 +116,12 @@ async fn attend(ranks: &mut Ranks, plan: &Plan, journal: &mut Journal, watch: &m
             () = stop.cancelled() => return End::Leaving,
         }
     }
+}
+
+/// Writes what is due, and answers whether the job is wanted no more.
+async fn look(journal: &mut Journal) -> Result<bool, Lost> {
+    journal.write().await?;
+    Ok(journal.is_cancelled().await)
 }
 
 /// Ranks that ended otherwise than they should.

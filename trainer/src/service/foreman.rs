@@ -68,6 +68,10 @@ impl Shop {
                 journal.state(JobState::Cancelled);
             }
             End::Leaving => {
+                // A model that is there need not be trained again.
+                if journal.job.state == JobState::Running {
+                    journal.state(JobState::Queued);
+                }
                 journal.event("its trainer leaves; another one goes on from the newest checkpoint");
             }
             End::Lost => {

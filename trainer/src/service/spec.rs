@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::root::Roots;
-use crate::data::{JsonLines, files};
+use crate::data::{Example, JsonLines, files};
 use crate::job::{Job, Kind};
 use crate::rank;
 
@@ -232,6 +232,12 @@ impl Spec {
         if faults.is_empty() { Ok(self) } else { Err(faults) }
     }
 
+    /// Positive and negatives of a query in the batch that `example` begins.
+    fn group_size(&self, example: &Example) -> usize {
+        let usual = self.job.train_group_size;
+        if self.job.same_dataset_within_batch { example.group_size(usual) } else { usual }
+    }
+
     /// What is wrong with a file of training data, or with those of a directory.
     fn look(&self, path: &Path) -> Vec<String> {
         let found = match files(path) {
@@ -262,6 +268,8 @@ impl Spec {
                 "query is empty"
             } else if example.pos.is_empty() {
                 "pos is empty: a query without positives teaches nothing"
+            } else if example.neg.is_empty() && self.group_size(&example) > 1 {
+                "neg is empty, and train_group_size is more than 1"
             } else if self.job.knowledge_distillation
                 && !self.job.same_dataset_within_batch
                 && !(scored(&example.pos, &example.pos_scores) && scored(&example.neg, &example.neg_scores))
