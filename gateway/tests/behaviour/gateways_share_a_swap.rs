@@ -7,6 +7,7 @@ use proto::v1;
 use tokio::sync::mpsc;
 use tokio::time;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
 
 use crate::support::cluster::Cluster;
 use crate::support::publisher::published;
@@ -28,7 +29,19 @@ async fn promote(gateway: &Gateway, digest: &str) {
 
 async fn until_state(gateway: &Gateway, state: v1::SwapState) {
     let request = v1::WatchSwapRequest { model: "mini".into(), follow: true };
-    let mut steps = gateway.models().await.watch_swap(request).await.unwrap().into_inner();
+    let mut models = gateway.models().await;
+    // Another gateway took it, and this one hears of it in a moment.
+    let opened = async {
+        loop {
+            match models.watch_swap(request.clone()).await {
+                Err(status) if status.code() == Code::NotFound => {
+                    time::sleep(Duration::from_millis(20)).await;
+                }
+                opened => return opened.unwrap().into_inner(),
+            }
+        }
+    };
+    let mut steps = time::timeout(Duration::from_secs(60), opened).await.expect("the swap is never heard of");
     let reached = async {
         while let Some(step) = steps.message().await.unwrap() {
             if step.state() == state {

@@ -17,7 +17,7 @@ const CURVE: Duration = Duration::from_secs(5);
 const POINTS: usize = 512;
 /// Lines of logs that are kept in the record.
 const LOG: usize = 20;
-/// Events that are kept; the first and the last are told.
+/// Events, and evaluations, that are kept: etcd takes records of a megabyte. The first and the last are told.
 const EVENTS: usize = 200;
 /// Between two tries to write what must be written.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -105,6 +105,9 @@ impl Journal {
                 evaluations.retain(|evaluation| evaluation.step != step);
                 evaluations.push(JobEvaluation { step, metrics });
                 evaluations.sort_by_key(|evaluation| evaluation.step);
+                if evaluations.len() > EVENTS {
+                    evaluations.remove(EVENTS / 2);
+                }
             }
             Told::Checkpoint { step } => self.event(format!("checkpoint after step {step}")),
             Told::Finished { model, step } => {
