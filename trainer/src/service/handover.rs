@@ -70,18 +70,16 @@ pub(super) async fn deliver(
     if let Some(gate) = &publish.gate
         && journal.job.outcome.gate.is_none()
     {
-        let found = compare(&spec.job, gate, &model, (&gateway, publish, served.as_deref())).await?;
+        let compared = compare(&spec.job, gate, &model, (&gateway, publish, served.as_deref()));
+        let found = unless_cancelled(journal, compared).await?;
         journal.event(verdict(&found));
         journal.job.outcome.gate = Some(found);
     }
     journal.write().await?;
-    if journal.is_cancelled().await {
-        return Err(Undelivered::Cancelled);
-    }
     let passed = journal.job.outcome.gate.as_ref().is_none_or(|gate| gate.passed);
     let promote = publish.promote && passed;
     let plan = promote.then(|| SwapPlan { new_space: publish.new_space, ..SwapPlan::default() });
-    let digest = upload(&gateway, (&model, publish), plan, journal).await?;
+    let digest = unless_cancelled(journal, upload(&gateway, (&model, publish), plan, journal)).await?;
     journal.event(format!("published as {}@{digest}", publish.alias));
     journal.job.outcome.alias.clone_from(&publish.alias);
     journal.job.outcome.digest.clone_from(&digest);
@@ -94,6 +92,22 @@ pub(super) async fn deliver(
         return Ok(());
     }
     follow(&gateway, &publish.alias, &digest, journal).await
+}
+
+/// What `work` comes to, unless the job is wanted no more before. What a gateway had begun by then stands.
+async fn unless_cancelled<T>(
+    journal: &Journal,
+    work: impl Future<Output = Result<T, Undelivered>>,
+) -> Result<T, Undelivered> {
+    let cancelled = async {
+        while !journal.is_cancelled().await {
+            time::sleep(LOOK).await;
+        }
+    };
+    tokio::select! {
+        () = cancelled => Err(Undelivered::Cancelled),
+        done = work => done,
+    }
 }
 
 /// The digest of what a name means; none where it means nothing yet.
