@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use proto::v1::WorkerState;
-use tests::history::{Book, Load, flaws};
+use tests::history::{Book, Load, Summary, flaws};
 use tests::{Distance, Plan, Scene, Stage, checkpoint, variant};
 
 const MODEL: &str = "bert-cls";
@@ -31,6 +31,12 @@ struct Args {
     /// Callers, each waiting for its answer before it goes on
     #[arg(long, default_value_t = 16)]
     callers: usize,
+    /// To kill no gateway: nobody has to go on at another one then
+    #[arg(long)]
+    keep_gateways: bool,
+    /// For a short run: each swap counts as so many when it is time for something to be lost
+    #[arg(long, default_value_t = 1)]
+    pace: usize,
 }
 
 /// What is done beside swapping.
@@ -45,12 +51,12 @@ enum Event {
 
 impl Event {
     /// Now and then; the rarest first.
-    fn of(turn: usize) -> Self {
-        match turn {
-            _ if turn % 100 == 99 => Self::LoseLeader,
-            _ if turn % 50 == 49 => Self::StopEtcd,
-            _ if turn % 20 == 19 => Self::LoseWorker,
-            _ if turn % 5 == 4 => Self::RollBack,
+    fn of(turn: usize, args: &Args) -> Self {
+        match (turn + 1) * args.pace {
+            count if count % 100 == 0 && !args.keep_gateways => Self::LoseLeader,
+            count if count % 50 == 0 => Self::StopEtcd,
+            count if count % 20 == 0 => Self::LoseWorker,
+            count if count % 5 == 0 => Self::RollBack,
             _ => Self::Nothing,
         }
     }
@@ -83,7 +89,8 @@ impl Event {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Args { swaps, minutes, callers } = Args::parse();
+    let args = Args::parse();
+    let Args { swaps, minutes, callers, .. } = args;
     let dir = tempfile::tempdir().unwrap();
     let first = PathBuf::from(checkpoint(MODEL));
     let kin = (1..KIN as u64).map(|number| variant(&first, number, Distance::Kin, dir.path()));
@@ -104,7 +111,7 @@ async fn main() -> ExitCode {
         let swap = Instant::now();
         stage.swap_to(at).await;
         took.push(swap.elapsed());
-        let event = Event::of(turn);
+        let event = Event::of(turn, &args);
         event.happen(&mut stage).await;
         if event == Event::RollBack {
             at = (at + KIN - 1) % KIN;
@@ -118,7 +125,8 @@ async fn main() -> ExitCode {
     let (summary, flaws) = (record.summary(0..u64::MAX), flaws(&record));
     println!("swaps      {} in {:.0?}", took.len(), begun.elapsed());
     println!("to commit  {:.2?} at the median, {:.2?} at most", took[took.len() / 2], took[took.len() - 1]);
-    println!("calls      {}, of them failed {}", summary.calls, summary.failed);
+    let Summary { calls, failed, moved, .. } = summary;
+    println!("calls      {calls}, of them failed {failed}, moved to another gateway {moved}");
     println!("latency    p50 {} us, p99 {} us", summary.p50_us, summary.p99_us);
     println!("flaws      {}", flaws.len());
     if flaws.is_empty() {

@@ -1,21 +1,23 @@
 //! Callers that never stop, and write down every answer.
 
+use std::error::Error as _;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use proto::v1::embeddings_client::EmbeddingsClient;
+use proto::v1::{EmbedRequest, EmbedResponse};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{self, Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status, Streaming};
 
 use super::ask::{self, Said};
 use super::book::{Book, Question};
-use super::record::{Answer, Call, Entry, Failure, Note, Record};
+use super::record::{Answer, Call, Entry, Failure, Left, Note, Record};
 use crate::{Process, channel};
 
 /// A call that takes longer has failed.
@@ -108,7 +110,7 @@ impl Callers {
         self.gateways.send_modify(|gateways| gateways.push((gateway.name.clone(), channel(gateway))));
     }
 
-    /// Kills a gateway; those who called it call others.
+    /// Kills a gateway; those who called it go on at others.
     pub async fn kill(&self, gateway: &mut Process) {
         self.notebook.note(Note::Killed { at: self.notebook.now(), gateway: gateway.name.clone() });
         self.gateways.send_modify(|gateways| gateways.retain(|(name, _)| *name != gateway.name));
@@ -150,64 +152,104 @@ impl Caller {
         self.entries
     }
 
-    /// The gateway of this turn, and the epoch it must have reached: one that this caller has not been to before may
-    /// be behind the last one.
-    fn gateway(&self, turn: usize) -> (String, Channel, u64) {
+    /// Where the call of this turn goes first.
+    fn path(&self, turn: usize) -> Path {
+        let (begun, hops) = (Instant::now(), self.number % 8 >= 4);
         let gateways = self.gateways.borrow();
-        let hops = self.number % 8 >= 4;
-        let (name, channel) = &gateways[if hops { turn } else { self.number } % gateways.len()];
+        let first = &gateways[if hops { turn } else { self.number } % gateways.len()];
+        Path { at: self.place(first), left: Vec::new(), sent: self.notebook.now(), begun }
+    }
+
+    /// A gateway, and the epoch it must have reached: one that this caller has not been to before may be behind the
+    /// last one.
+    fn place(&self, (name, channel): &(String, Channel)) -> Place {
         let min_epoch = if self.before.0 == *name { 0 } else { self.before.1 };
-        (name.clone(), channel.clone(), min_epoch)
+        Place { gateway: name.clone(), channel: channel.clone(), min_epoch }
+    }
+
+    /// Whether the call goes on at another gateway after it failed by `status`, as that of a client with several
+    /// addresses: where the gateway was lost, at one that it was not to yet, in the time that is left.
+    fn goes_on(&self, path: &mut Path, status: &Status) -> bool {
+        let is_new =
+            |name: &String| *name != path.at.gateway && path.left.iter().all(|left| left.gateway != *name);
+        let gateways = self.gateways.borrow();
+        let next = gateways.iter().find(|(name, _)| is_new(name)).map(|next| self.place(next));
+        let Some(next) = next.filter(|_| is_lost(status) && path.begun.elapsed() < DEADLINE) else {
+            return false;
+        };
+        let at = self.notebook.now();
+        let Place { gateway, .. } = std::mem::replace(&mut path.at, next);
+        path.left.push(Left { at, gateway, failure: failure(status) });
+        true
+    }
+
+    /// Makes a call, at one gateway after the other until one is not lost. Answers what came, and when it was sent there.
+    async fn ask<F: Future<Output = Result<Said, Status>>>(
+        &self,
+        path: &mut Path,
+        call: impl Fn(Place, Duration) -> F,
+    ) -> (u64, Result<Said, Status>) {
+        loop {
+            let pinned = self.notebook.now();
+            match call(path.at.clone(), path.time_left()).await {
+                Err(status) if self.goes_on(path, &status) => {}
+                said => return (pinned, said),
+            }
+        }
     }
 
     async fn embed(&mut self, turn: usize) {
-        let (gateway, channel, min_epoch) = self.gateway(turn);
-        let texts = self.book.vectors(turn, 1 + turn * 5 % self.load.most);
-        let request = ask::embedding(&self.load.model, self.texts(&texts), min_epoch);
-        let sent = self.notebook.now();
-        let said = ask::embed(&channel, self.sealed(request)).await;
-        let questions: Vec<_> = texts.into_iter().map(Question::Vector).collect();
-        self.note(Made { gateway, call: Call::Embed, pinned: sent, sent, min_epoch }, &questions, said).await;
+        let mut path = self.path(turn);
+        let places = self.book.vectors(turn, 1 + turn * 5 % self.load.most);
+        let texts = self.texts(&places);
+        let call = |Place { channel, min_epoch, .. }: Place, time_left| {
+            let request = ask::embedding(&self.load.model, texts.clone(), min_epoch);
+            let request = self.sealed(request, time_left);
+            async move { ask::embed(&channel, request).await }
+        };
+        let (pinned, said) = self.ask(&mut path, call).await;
+        let questions: Vec<_> = places.into_iter().map(Question::Vector).collect();
+        self.note(path.made(Call::Embed, pinned), &questions, said).await;
     }
 
     async fn rerank(&mut self, turn: usize) {
-        let (gateway, channel, min_epoch) = self.gateway(turn);
+        let mut path = self.path(turn);
         let (query, documents) = self.book.scores(turn, 1 + turn * 3 % self.load.most);
         let texts = self.texts(&documents);
-        let request = ask::ranking(&self.load.model, self.book.texts[query].clone(), texts, min_epoch);
-        let sent = self.notebook.now();
-        let said = ask::rerank(&channel, self.sealed(request)).await;
-        let score = |document| Question::Score(query, document);
-        let questions: Vec<_> = documents.into_iter().map(score).collect();
-        self.note(Made { gateway, call: Call::Rerank, pinned: sent, sent, min_epoch }, &questions, said)
-            .await;
+        let call = |Place { channel, min_epoch, .. }: Place, time_left| {
+            let query = self.book.texts[query].clone();
+            let request = ask::ranking(&self.load.model, query, texts.clone(), min_epoch);
+            let request = self.sealed(request, time_left);
+            async move { ask::rerank(&channel, request).await }
+        };
+        let (pinned, said) = self.ask(&mut path, call).await;
+        let questions: Vec<_> =
+            documents.into_iter().map(|document| Question::Score(query, document)).collect();
+        self.note(path.made(Call::Rerank, pinned), &questions, said).await;
     }
 
-    /// One stream: some requests, each sent when the one before it is answered.
+    /// One stream: some requests, each sent when the one before it is answered. Where it is lost with its gateway, what
+    /// was not answered is asked by another stream.
     async fn stream(&mut self, turn: usize) {
-        let (gateway, channel, min_epoch) = self.gateway(turn);
-        let (requests, taken) = mpsc::channel(1);
-        let call = Call::Item(turn as u64);
-        let mut client = EmbeddingsClient::new(channel);
-        let mut opening = Some(client.embed_stream(self.sealed(ReceiverStream::new(taken))));
-        let (mut answers, mut pinned) = (None, None);
+        let mut path = self.path(turn);
+        let (mut stream, mut pinned) = (self.open(&path), path.sent);
         for step in 0..4 + turn * 7 % 24 {
-            let texts = self.book.vectors(turn + step, 1 + step % self.load.most);
-            let request = ask::embedding(&self.load.model, self.texts(&texts), min_epoch);
-            let sent = self.notebook.now();
-            let pinned = *pinned.get_or_insert(sent);
-            let said = async {
-                let _ = requests.send(request).await; // Refused where the stream has ended: then so do the answers.
-                if let Some(opening) = opening.take() {
-                    answers = Some(opening.await?.into_inner());
+            let places = self.book.vectors(turn + step, 1 + step % self.load.most);
+            let (texts, before) = (self.texts(&places), path.left.len());
+            path.sent = self.notebook.now();
+            let said = loop {
+                let request = ask::embedding(&self.load.model, texts.clone(), path.at.min_epoch);
+                match stream.ask(request).await {
+                    Err(status) if self.goes_on(&mut path, &status) => {
+                        (stream, pinned) = (self.open(&path), self.notebook.now());
+                    }
+                    said => break said,
                 }
-                let answer = answers.as_mut().expect("it was opened").message().await?;
-                answer.map(ask::vectors).ok_or_else(|| Status::unknown("the stream ended before its answers"))
             };
-            let said = said.await;
             let over = said.is_err();
-            let questions: Vec<_> = texts.into_iter().map(Question::Vector).collect();
-            let made = Made { gateway: gateway.clone(), call, pinned, sent, min_epoch };
+            let questions: Vec<_> = places.into_iter().map(Question::Vector).collect();
+            let mut made = path.made(Call::Item(turn as u64 | (path.left.len() as u64) << 32), pinned);
+            made.left.drain(..before);
             self.note(made, &questions, said).await;
             if over {
                 return;
@@ -216,19 +258,25 @@ impl Caller {
         }
     }
 
+    fn open(&self, path: &Path) -> Stream {
+        let (requests, taken) = mpsc::channel(1);
+        let opening = Some(self.sealed(ReceiverStream::new(taken), path.time_left()));
+        Stream { client: EmbeddingsClient::new(path.at.channel.clone()), requests, opening, answers: None }
+    }
+
     fn texts(&self, places: &[usize]) -> Vec<String> {
         places.iter().map(|&i| self.book.texts[i].clone()).collect()
     }
 
-    fn sealed<T>(&self, message: T) -> Request<T> {
+    fn sealed<T>(&self, message: T, time_left: Duration) -> Request<T> {
         let mut request = Request::new(message);
         request.metadata_mut().insert("beige-caller", self.name.parse().unwrap());
-        request.set_timeout(DEADLINE);
+        request.set_timeout(time_left);
         request
     }
 
     async fn note(&mut self, made: Made, questions: &[Question], said: Result<Said, Status>) {
-        let Made { gateway, call, pinned, sent, min_epoch } = made;
+        let Made { at: Place { gateway, min_epoch, .. }, left, call, pinned, sent } = made;
         let ended = self.notebook.now();
         self.notebook.calls.fetch_add(1, Ordering::Relaxed);
         let result = match said {
@@ -240,20 +288,83 @@ impl Caller {
             }
             Err(status) => {
                 time::sleep(PAUSE).await;
-                Err(Failure { code: format!("{:?}", status.code()), message: format!("{status:?}") })
+                Err(failure(&status))
             }
         };
         let (caller, model, texts) = (self.name.clone(), self.load.model.clone(), questions.len());
-        let entry = Entry { caller, gateway, model, call, pinned, sent, ended, min_epoch, texts, result };
+        let entry =
+            Entry { caller, gateway, left, model, call, pinned, sent, ended, min_epoch, texts, result };
         self.entries.push(entry);
+    }
+}
+
+/// Whether it was the way to the gateway that failed, or the gateway that said so: another one may answer.
+fn is_lost(status: &Status) -> bool {
+    // What a gateway says comes as a status and from nothing else.
+    status.code() == Code::Unavailable || status.source().is_some()
+}
+
+fn failure(status: &Status) -> Failure {
+    Failure { code: format!("{:?}", status.code()), message: format!("{status:?}") }
+}
+
+/// A gateway that is called.
+#[derive(Clone)]
+struct Place {
+    gateway: String,
+    channel: Channel,
+    min_epoch: u64,
+}
+
+/// The way of a call.
+struct Path {
+    /// Where it is now.
+    at: Place,
+    /// Where it was before.
+    left: Vec<Left>,
+    /// When it was sent first.
+    sent: u64,
+    /// When its deadline began.
+    begun: Instant,
+}
+
+impl Path {
+    fn time_left(&self) -> Duration {
+        DEADLINE.saturating_sub(self.begun.elapsed())
+    }
+
+    fn made(&self, call: Call, pinned: u64) -> Made {
+        Made { at: self.at.clone(), left: self.left.clone(), call, pinned, sent: self.sent }
     }
 }
 
 /// A call that was made.
 struct Made {
-    gateway: String,
+    at: Place,
+    left: Vec<Left>,
     call: Call,
     pinned: u64,
     sent: u64,
-    min_epoch: u64,
+}
+
+/// A stream at one gateway, which its first request opens.
+struct Stream {
+    client: EmbeddingsClient<Channel>,
+    requests: mpsc::Sender<EmbedRequest>,
+    opening: Option<Request<ReceiverStream<EmbedRequest>>>,
+    answers: Option<Streaming<EmbedResponse>>,
+}
+
+impl Stream {
+    async fn ask(&mut self, request: EmbedRequest) -> Result<Said, Status> {
+        let _ = self.requests.send(request).await; // Refused where the stream has ended: then so do the answers.
+        if let Some(opening) = self.opening.take() {
+            self.answers = Some(self.client.embed_stream(opening).await?.into_inner());
+        }
+        let answer = match &mut self.answers {
+            Some(answers) => answers.message().await?,
+            None => None,
+        };
+        answer.map(ask::vectors).ok_or_else(|| Status::unavailable("the stream ended before its answers"))
+    }
 }

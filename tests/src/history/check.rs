@@ -6,15 +6,17 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
-use super::record::{Answer, Call, Digest, Entry, Note, Record};
+use super::record::{Answer, Call, Digest, Entry, Left, Note, Record};
 
 /// A rule that does not hold, and where.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Flaw {
     /// Nobody was answered: such a record shows nothing.
     Nothing,
-    /// A call was not answered, and not because its gateway was killed under it.
+    /// A call was not answered.
     Failed(Entry),
+    /// A call went to another gateway, and nobody had killed the first.
+    Fled(Entry),
     /// A vector is missing, or not the one that the checkpoint named by the answer makes of that text.
     Mixed(Entry),
     /// A stream was answered by another checkpoint, or under another epoch, than before.
@@ -35,6 +37,7 @@ pub fn flaws(record: &Record) -> Vec<Flaw> {
         flaws.push(Flaw::Nothing);
     }
     flaws.extend(failed(record));
+    flaws.extend(fled(record));
     flaws.extend(mixed(record));
     flaws.extend(moved(record));
     flaws.extend(went_back(record));
@@ -52,6 +55,11 @@ fn answers(record: &Record) -> Vec<(&Entry, &Answer)> {
 }
 
 fn failed(record: &Record) -> Vec<Flaw> {
+    let failed = record.entries.iter().filter(|entry| entry.result.is_err());
+    failed.cloned().map(Flaw::Failed).collect()
+}
+
+fn fled(record: &Record) -> Vec<Flaw> {
     let killed: HashMap<&str, u64> = record
         .notes
         .iter()
@@ -60,9 +68,9 @@ fn failed(record: &Record) -> Vec<Flaw> {
             Note::Known { .. } | Note::Meaning { .. } => None,
         })
         .collect();
-    let lost = |entry: &Entry| killed.get(entry.gateway.as_str()).is_some_and(|at| *at <= entry.ended);
-    let failed = record.entries.iter().filter(|entry| entry.result.is_err() && !lost(entry));
-    failed.cloned().map(Flaw::Failed).collect()
+    let was_killed = |left: &Left| killed.get(left.gateway.as_str()).is_some_and(|at| *at <= left.at);
+    let fled = record.entries.iter().filter(|entry| !entry.left.iter().all(was_killed));
+    fled.cloned().map(Flaw::Fled).collect()
 }
 
 fn mixed(record: &Record) -> Vec<Flaw> {
@@ -167,6 +175,7 @@ impl fmt::Display for Flaw {
         match self {
             Self::Nothing => write!(f, "nobody was answered"),
             Self::Failed(entry) => write!(f, "not answered: {entry:?}"),
+            Self::Fled(entry) => write!(f, "left a gateway that nobody had killed: {entry:?}"),
             Self::Mixed(entry) => write!(f, "not all of the checkpoint it names: {entry:?}"),
             Self::Moved(entry) => write!(f, "another checkpoint in mid stream: {entry:?}"),
             Self::WentBack(entry, floor) => write!(f, "epoch {floor} was known before: {entry:?}"),

@@ -12,4 +12,4 @@ mod record;
 pub use book::Book;
 pub use callers::{Callers, Load, Notebook};
 pub use check::{Flaw, flaws};
-pub use record::{Answer, Call, Digest, Entry, Failure, Note, Record, Summary};
+pub use record::{Answer, Call, Digest, Entry, Failure, Left, Note, Record, Summary};

@@ -57,15 +57,19 @@ pub enum Call {
 pub struct Entry {
     /// Who called: each caller waits for its answer before it calls again.
     pub caller: String,
-    /// Who was called.
+    /// Who answered, or was called last.
     pub gateway: String,
+    /// Who was called before that and was lost, one after the other.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left: Vec<Left>,
     /// The model's name.
     pub model: String,
     /// What kind of call.
     pub call: Call,
-    /// When the checkpoint was free to be chosen: when the call was sent, or the stream it is part of was opened.
+    /// When the checkpoint was free to be chosen: when the call was sent to that gateway, or the stream it is part of
+    /// was opened there.
     pub pinned: u64,
-    /// When the request was sent.
+    /// When the request was sent first.
     pub sent: u64,
     /// When the answer, or the error, was there.
     pub ended: u64,
@@ -86,6 +90,17 @@ pub struct Answer {
     pub epoch: u64,
     /// For each vector, or score, that came: the checkpoint whose it is; `None` where it is nobody's.
     pub made_by: Vec<Option<Digest>>,
+}
+
+/// A gateway that was lost under a call, which went on at another one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Left {
+    /// When.
+    pub at: u64,
+    /// Which.
+    pub gateway: String,
+    /// What the caller saw of it.
+    pub failure: Failure,
 }
 
 /// A call that was not answered.
@@ -122,7 +137,7 @@ pub enum Note {
         /// The checkpoint that part of the callers are answered by.
         canary: Option<Digest>,
     },
-    /// A gateway was killed: a call that had not ended there by then could not be answered by anybody.
+    /// A gateway was killed: a call that had not ended there by then goes on elsewhere.
     Killed {
         /// Shortly before.
         at: u64,
@@ -209,6 +224,7 @@ impl Record {
                 Ok(answer) => *summary.digests.entry(answer.digest.clone()).or_default() += 1,
                 Err(_) => summary.failed += 1,
             }
+            summary.moved += usize::from(!entry.left.is_empty());
             latencies.push(entry.ended - entry.sent);
         }
         latencies.sort_unstable();
@@ -227,6 +243,8 @@ pub struct Summary {
     pub calls: usize,
     /// Of those, not answered.
     pub failed: usize,
+    /// Those that another gateway was asked for, too: the first was lost.
+    pub moved: usize,
     /// Answers by checkpoint.
     pub digests: BTreeMap<Digest, usize>,
     /// Half took no longer, microseconds.

@@ -1,19 +1,20 @@
 //! A record in which all is well, and copies of it in which one thing is not.
 
-use super::super::record::Failure;
+use super::super::record::{Failure, Left};
 use super::*;
 
-const NAMES: [&str; 7] = ["nothing", "failed", "mixed", "moved", "went back", "misnamed", "split"];
+const NAMES: [&str; 8] = ["nothing", "failed", "fled", "mixed", "moved", "went back", "misnamed", "split"];
 
 fn name(flaw: &Flaw) -> &'static str {
     NAMES[match flaw {
         Flaw::Nothing => 0,
         Flaw::Failed(_) => 1,
-        Flaw::Mixed(_) => 2,
-        Flaw::Moved(_) => 3,
-        Flaw::WentBack(..) => 4,
-        Flaw::Misnamed(..) => 5,
-        Flaw::Split(..) => 6,
+        Flaw::Fled(_) => 2,
+        Flaw::Mixed(_) => 3,
+        Flaw::Moved(_) => 4,
+        Flaw::WentBack(..) => 5,
+        Flaw::Misnamed(..) => 6,
+        Flaw::Split(..) => 7,
     }]
 }
 
@@ -24,6 +25,7 @@ fn call(caller: &str, gateway: &str, sent: u64, digest: &str, epoch: u64) -> Ent
     Entry {
         caller: caller.to_owned(),
         gateway: gateway.to_owned(),
+        left: Vec::new(),
         model: "m".to_owned(),
         call: Call::Embed,
         pinned: sent,
@@ -40,8 +42,18 @@ fn item(number: u64, opened: u64, call: Entry) -> Entry {
     Entry { call: Call::Item(number), pinned: opened, ..call }
 }
 
+fn gone() -> Failure {
+    Failure { code: "Unavailable".to_owned(), message: "gone".to_owned() }
+}
+
 fn failing(call: Entry) -> Entry {
-    Entry { result: Err(Failure { code: "Unavailable".to_owned(), message: "gone".to_owned() }), ..call }
+    Entry { result: Err(gone()), ..call }
+}
+
+/// A call that was at `gateways` before, and lost each at the time given.
+fn after(gateways: &[(u64, &str)], call: Entry) -> Entry {
+    let left = |&(at, gateway): &(u64, &str)| Left { at, gateway: gateway.to_owned(), failure: gone() };
+    Entry { left: gateways.iter().map(left).collect(), ..call }
 }
 
 fn answer(entry: &mut Entry) -> &mut Answer {
@@ -100,18 +112,43 @@ fn a_record_without_an_answer_shows_nothing() {
 }
 
 #[test]
-fn a_call_that_failed_is_found_unless_its_gateway_was_killed() {
+fn a_call_that_failed_is_found() {
     check(|record| record.entries.push(failing(call("ann", "g", 200, "b", 2))), &["failed"]);
-    let killed = |at, gateway: &str| Note::Killed { at, gateway: gateway.to_owned() };
-    let and = |note: Note| {
+    let killed = |record: &mut Record| {
+        record.entries.push(failing(call("ann", "g", 200, "b", 2)));
+        record.notes.push(Note::Killed { at: 205, gateway: "g".to_owned() });
+    };
+    check(killed, &["failed"]);
+}
+
+#[test]
+fn a_gateway_that_was_left_without_having_been_killed_is_found() {
+    let moving = |left: &'static [(u64, &str)], killed: &'static [(u64, &str)]| {
         move |record: &mut Record| {
-            record.entries.push(failing(call("ann", "g", 200, "b", 2)));
-            record.notes.push(note);
+            record.entries.push(after(left, call("ann", "h", 200, "b", 2)));
+            let note = |&(at, gateway): &(u64, &str)| Note::Killed { at, gateway: gateway.to_owned() };
+            record.notes.extend(killed.iter().map(note));
         }
     };
-    check(and(killed(205, "g")), &[]);
-    check(and(killed(211, "g")), &["failed"]);
-    check(and(killed(205, "h")), &["failed"]);
+    check(moving(&[(203, "g")], &[(202, "g")]), &[]);
+    check(moving(&[(203, "g")], &[]), &["fled"]);
+    check(moving(&[(203, "g")], &[(204, "g")]), &["fled"]);
+    check(moving(&[(203, "g")], &[(202, "h")]), &["fled"]);
+    check(moving(&[(203, "g"), (204, "k")], &[(202, "g")]), &["fled"]);
+    check(moving(&[(203, "g"), (204, "k")], &[(202, "g"), (202, "k")]), &[]);
+}
+
+#[test]
+fn a_caller_that_is_taken_back_by_the_next_gateway_is_found() {
+    let back = |digest: &'static str, epoch| {
+        move |record: &mut Record| {
+            let at_k = call("ann", "k", 155, digest, epoch);
+            record.entries.push(after(&[(154, "h")], Entry { sent: 125, ..at_k }));
+            record.notes.push(Note::Killed { at: 151, gateway: "h".to_owned() });
+        }
+    };
+    check(back("a", 1), &["went back"]);
+    check(back("b", 2), &[]);
 }
 
 #[test]
@@ -211,7 +248,7 @@ fn a_canary_is_one_of_two_checkpoints_and_never_splits_a_caller() {
 #[test]
 fn a_record_that_was_written_is_read_back() {
     let mut record = well();
-    record.entries.push(failing(call("ann", "g", 200, "b", 2)));
+    record.entries.push(after(&[(201, "k")], failing(call("ann", "g", 200, "b", 2))));
     answer(&mut record.entries[0]).made_by[0] = None;
     record.notes.push(Note::Killed { at: 3, gateway: "g".to_owned() });
     let file = tempfile::NamedTempFile::new().unwrap();
