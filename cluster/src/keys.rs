@@ -8,6 +8,7 @@
 //! /beige/<cluster>/swaps/<model>                     for ever
 //! /beige/<cluster>/pins/<model>/<digest>             for ever
 //! /beige/<cluster>/gateways/<gateway>                under the gateway's lease
+//! /beige/<cluster>/seen/<model>/<gateway>            under the gateway's lease
 //! /beige/<cluster>/leader                            under the lease of the gateway that leads
 //! /beige/<cluster>/versions/<model>/<digest>         for ever; in no view, as they only become more
 //! /beige/<cluster>/trainers/<trainer>                under the trainer's lease
@@ -39,6 +40,8 @@ pub(crate) enum Key {
     Pin { model: Name, digest: Name },
     /// A gateway's record.
     Gateway(GatewayId),
+    /// What a gateway has seen of a model, and needs.
+    Seen { model: Name, gateway: GatewayId },
     /// Who carries swaps out.
     Leader,
     /// A checkpoint that was published.
@@ -93,7 +96,7 @@ impl Keys {
     pub(crate) fn folders(&self, scope: Scope) -> Vec<String> {
         let wishes = ["aliases/", "swaps/", "pins/", "nack/"];
         let rest: &[&str] = match scope {
-            Scope::Everything => &["workers/", "ready/", "gateways/", "leader"],
+            Scope::Everything => &["workers/", "ready/", "gateways/", "seen/", "leader"],
             Scope::Wishes => &[],
         };
         rest.iter().chain(&wishes).map(|folder| format!("{}{folder}", self.root)).collect()
@@ -107,6 +110,11 @@ impl Keys {
     /// The prefix of all gateways.
     pub(crate) fn gateways(&self) -> String {
         format!("{}gateways/", self.root)
+    }
+
+    /// The prefix of what gateways say of `model`.
+    pub(crate) fn seen(&self, model: &Name) -> String {
+        format!("{}seen/{model}/", self.root)
     }
 
     /// The prefix of the versions of `model`, or of all models.
@@ -136,6 +144,7 @@ impl Keys {
             Key::Swap(model) => format!("swaps/{model}"),
             Key::Pin { model, digest } => format!("pins/{model}/{digest}"),
             Key::Gateway(gateway) => format!("gateways/{gateway}"),
+            Key::Seen { model, gateway } => format!("seen/{model}/{gateway}"),
             Key::Leader => "leader".to_owned(),
             Key::Version { model, digest } => format!("versions/{model}/{digest}"),
             Key::Trainer(trainer) => format!("trainers/{trainer}"),
@@ -164,6 +173,7 @@ impl Keys {
             ["swaps", model] => Ok(Key::Swap(model.parse()?)),
             ["pins", model, digest] => Ok(Key::Pin { model: model.parse()?, digest: digest.parse()? }),
             ["gateways", gateway] => Ok(Key::Gateway(gateway.parse()?)),
+            ["seen", model, gateway] => Ok(Key::Seen { model: model.parse()?, gateway: gateway.parse()? }),
             ["leader"] => Ok(Key::Leader),
             ["versions", model, digest] => {
                 Ok(Key::Version { model: model.parse()?, digest: digest.parse()? })
@@ -238,6 +248,7 @@ mod tests {
         check(&Key::Pin { model: model(), digest: digest() }, "/beige/blue/pins/bge-m3/d0");
         check(&Key::Version { model: model(), digest: digest() }, "/beige/blue/versions/bge-m3/d0");
         check(&Key::Gateway(name("g1").into()), "/beige/blue/gateways/g1");
+        check(&Key::Seen { model: model(), gateway: name("g1").into() }, "/beige/blue/seen/bge-m3/g1");
         check(&Key::Leader, "/beige/blue/leader");
         check(&Key::Trainer(name("t1").into()), "/beige/blue/trainers/t1");
         check(&Key::Job(name("j1")), "/beige/blue/jobs/j1");

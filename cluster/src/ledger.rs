@@ -6,7 +6,7 @@
 //! entry of the owner's, the *anchor*: of two writes only the later can be the last, and one that comes too late finds
 //! the anchor written since.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::keys::Key;
 use crate::lease::LeaseId;
@@ -37,39 +37,50 @@ pub(crate) struct Ledger {
     /// When the anchor was last written, 0 if it is not there; none where that is not known.
     anchored: Option<i64>,
     wanted: Entries,
-    /// Entries that may be in etcd because of us.
-    touched: BTreeSet<Key>,
-    /// How many of the [parts](Self::parts) are written under which lease.
-    written: (LeaseId, usize),
+    /// Entries that may be in etcd because of us, and what they say where that is known.
+    there: BTreeMap<Key, Option<Record>>,
+    /// The lease that they are under.
+    lease: LeaseId,
+    /// What is being written.
+    sent: Vec<Write>,
 }
 
 impl Ledger {
     /// Nothing is known yet. `anchor` is one of the entries, and always will be.
     pub(crate) fn new(anchor: Key, wanted: Entries) -> Self {
-        Self { anchor, anchored: None, wanted, touched: BTreeSet::new(), written: (0, 0) }
+        Self { anchor, anchored: None, wanted, there: BTreeMap::new(), lease: 0, sent: Vec::new() }
     }
 
-    /// Other entries from now on.
+    /// Other entries from now on. Those that stay as they are are not written again: others wait for a time in which
+    /// nothing was said.
     pub(crate) fn want(&mut self, wanted: Entries) {
-        if self.wanted != wanted {
-            self.wanted = wanted;
-            self.written = (0, 0);
-        }
+        self.wanted = wanted;
     }
 
     /// Whether all is written under `lease`, and nothing else, unless somebody else has interfered.
     pub(crate) fn is_settled(&self, lease: LeaseId) -> bool {
-        self.written == (lease, self.parts(lease).len())
+        self.lease == lease && self.left().is_empty() && self.says(&self.anchor)
     }
 
     /// The next errand that brings the entries under `lease`.
     pub(crate) fn next(&mut self, lease: LeaseId) -> Errand {
         let Some(modified) = self.anchored else { return Errand::Look(self.anchor.clone()) };
-        if self.written.0 != lease {
-            self.written = (lease, 0);
+        if self.lease != lease {
+            self.lease = lease;
+            self.doubt();
         }
-        let Some(then) = self.parts(lease).into_iter().nth(self.written.1) else { return Errand::Rest };
-        self.touched.extend(self.wanted.keys().cloned());
+        if self.is_settled(lease) {
+            return Errand::Rest;
+        }
+        let anchor = self.wanted.get_key_value(&self.anchor).map(|entry| self.put(entry));
+        let others = self.left().into_iter().take(ENTRIES_PER_TRANSACTION - 1);
+        let then: Vec<Write> = anchor.into_iter().chain(others).collect();
+        for write in &then {
+            if let Write::PutUnder(_, key, _) = write {
+                self.there.insert(key.clone(), None);
+            }
+        }
+        self.sent.clone_from(&then);
         let when = vec![Fact::Unchanged { key: self.anchor.clone(), modified }];
         Errand::Write(Transaction { when, then })
     }
@@ -81,23 +92,22 @@ impl Ledger {
 
     /// Takes in what became of a write; none where there was no answer.
     pub(crate) fn wrote(&mut self, outcome: Option<Outcome>) {
-        match outcome {
-            Some(Outcome::Done(revision)) => {
-                self.anchored = Some(revision);
-                self.written.1 += 1;
-                if self.is_settled(self.written.0) {
-                    self.touched = self.wanted.keys().cloned().collect();
-                    self.written.1 = self.parts(self.written.0).len();
+        let Some(Outcome::Done(revision)) = outcome else { return self.disturbed() };
+        self.anchored = Some(revision);
+        for write in std::mem::take(&mut self.sent) {
+            match write {
+                Write::Put(key, record) | Write::PutUnder(_, key, record) => {
+                    self.there.insert(key, Some(record));
                 }
+                Write::Delete(key) => drop(self.there.remove(&key)),
             }
-            Some(Outcome::Conflict) | None => self.disturbed(),
         }
     }
 
     /// Somebody has interfered, or may have: everything is to be written again.
     pub(crate) fn disturbed(&mut self) {
         self.anchored = None;
-        self.written = (0, 0);
+        self.doubt();
     }
 
     /// Transactions that write nothing, and tell whether all is there under `lease` as it should be.
@@ -114,17 +124,26 @@ impl Ledger {
             .collect()
     }
 
-    /// All that is to be written under `lease`, in parts that fit a transaction. The anchor is in each.
-    fn parts(&self, lease: LeaseId) -> Vec<Vec<Write>> {
-        let put = |(key, record): (&Key, &Record)| Write::PutUnder(lease, key.clone(), record.clone());
-        let puts = self.wanted.iter().filter(|(key, _)| **key != self.anchor).map(put);
-        let outdated = self.touched.iter().filter(|key| !self.wanted.contains_key(*key));
-        let writes: Vec<Write> = puts.chain(outdated.map(|key| Write::Delete(key.clone()))).collect();
-        let anchor: Vec<Write> = self.wanted.get_key_value(&self.anchor).map(put).into_iter().collect();
-        if writes.is_empty() {
-            return vec![anchor];
-        }
-        writes.chunks(ENTRIES_PER_TRANSACTION - 1).map(|part| [&anchor, part].concat()).collect()
+    /// What is still to be written, but for the anchor, which is in each transaction.
+    fn left(&self) -> Vec<Write> {
+        let wanted = self.wanted.iter().filter(|(key, _)| **key != self.anchor && !self.says(key));
+        let outdated = self.there.keys().filter(|key| !self.wanted.contains_key(*key));
+        let puts = wanted.map(|entry| self.put(entry));
+        puts.chain(outdated.map(|key| Write::Delete(key.clone()))).collect()
+    }
+
+    fn put(&self, (key, record): (&Key, &Record)) -> Write {
+        Write::PutUnder(self.lease, key.clone(), record.clone())
+    }
+
+    /// Whether the entry is known to say what is wanted.
+    fn says(&self, key: &Key) -> bool {
+        self.there.get(key).is_some_and(|said| said.as_ref() == self.wanted.get(key))
+    }
+
+    /// What was written may be there, and may say anything.
+    fn doubt(&mut self) {
+        self.there.values_mut().for_each(|said| *said = None);
     }
 }
 
@@ -187,9 +206,23 @@ mod tests {
         assert!(ledger.is_settled(LEASE));
         ledger.want(entries(&["b", "c"]));
         assert!(!ledger.is_settled(LEASE));
-        writes(&settle(&mut ledger, LEASE, 2), &["b", "c"], &["a"]);
+        writes(&settle(&mut ledger, LEASE, 2), &["c"], &["a"]);
         assert!(ledger.is_settled(LEASE));
         writes(&settle(&mut ledger, LEASE, 3), &[], &[]);
+    }
+
+    #[test]
+    fn an_entry_that_changes_has_no_other_written_but_the_anchor() {
+        let mut ledger = ledger(&["a", "b"]);
+        settle(&mut ledger, LEASE, 1);
+        let mut other = entries(&["a", "b"]);
+        let name = Name::parse("b").unwrap();
+        other.insert(Key::Alias(name.clone()), Record::Alias(Alias::of("e", 2)));
+        ledger.want(other);
+        let written = settle(&mut ledger, LEASE, 2);
+        let put = |key, record| Write::PutUnder(LEASE, key, record);
+        let changed = put(Key::Alias(name), Record::Alias(Alias::of("e", 2)));
+        assert_eq!(written, [(2, vec![put(anchor().0, anchor().1), changed])]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::keys::Key;
 use crate::lease::LeaseId;
 use crate::ledger::Entries;
 use crate::membership::MembershipOptions;
-use crate::name::GatewayId;
+use crate::name::{GatewayId, Name};
 use crate::record::{Gateway, Leader, Record};
 use crate::registrar::Place;
 
@@ -73,6 +73,13 @@ impl Presence {
     }
 }
 
-fn entries(id: &GatewayId, gateway: &Gateway) -> Entries {
-    Entries::from([(Key::Gateway(id.clone()), Record::Gateway(gateway.clone()))])
+/// What `gateway` says, entry by entry.
+pub(crate) fn entries(id: &GatewayId, gateway: &Gateway) -> Entries {
+    let itself = Gateway { address: gateway.address.clone(), ..Gateway::default() };
+    let seen = gateway.seen().filter_map(|(model, seen)| {
+        // A name that could be no key was read from none.
+        let key = Key::Seen { model: Name::parse(model).ok()?, gateway: id.clone() };
+        Some((key, Record::Seen(Box::new(seen))))
+    });
+    seen.chain([(Key::Gateway(id.clone()), Record::Gateway(itself))]).collect()
 }

@@ -26,8 +26,10 @@ pub(crate) enum Fact {
     Since { key: Key, created: i64 },
     /// No worker is ready with the checkpoint.
     NobodyReady { model: Name, digest: Name },
-    /// No gateway came, or wrote its record, after this revision.
-    GatewaysQuietSince(i64),
+    /// No gateway came after this revision.
+    NoGatewaySince(i64),
+    /// No gateway said anything of the model after this revision.
+    QuietSince { model: Name, revision: i64 },
 }
 
 /// What a transaction writes.
@@ -90,8 +92,11 @@ impl Fact {
             Self::NobodyReady { model, digest } => {
                 Compare::create_revision(keys.ready_with(model, digest), CompareOp::Equal, 0).with_prefix()
             }
-            Self::GatewaysQuietSince(revision) => {
-                Compare::mod_revision(keys.gateways(), CompareOp::Less, revision + 1).with_prefix()
+            Self::NoGatewaySince(revision) => {
+                Compare::create_revision(keys.gateways(), CompareOp::Less, revision + 1).with_prefix()
+            }
+            Self::QuietSince { model, revision } => {
+                Compare::mod_revision(keys.seen(model), CompareOp::Less, revision + 1).with_prefix()
             }
         };
         vec![compare]

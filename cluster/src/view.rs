@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use diff::Change;
 
 use crate::keys::{Key, Keys};
-use crate::name::{GatewayId, WorkerId};
-use crate::record::{Alias, Gateway, Leader, Nack, Pin, Ready, Swap, Worker};
+use crate::name::{GatewayId, Name, WorkerId};
+use crate::record::{Alias, Gateway, Leader, Nack, Pin, Ready, Seen, Swap, Worker};
 use crate::record::{Raw, Record, Revision};
 
 /// A checkpoint of a model: the model's name, and the digest.
@@ -53,11 +53,19 @@ impl Revisions {
         self.of.get(key).map_or(0, |revision| revision.modified)
     }
 
-    /// When any gateway last wrote its record; 0 where there is none.
-    pub(crate) fn gateways_modified(&self) -> i64 {
-        let of_gateway =
-            |(key, revision): (&Key, &Revision)| matches!(key, Key::Gateway(_)).then_some(revision.modified);
-        self.of.iter().filter_map(of_gateway).max().unwrap_or(0)
+    /// When the last gateway came; 0 where there is none.
+    pub(crate) fn last_gateway(&self) -> i64 {
+        self.newest(|key, revision| matches!(key, Key::Gateway(_)).then_some(revision.created))
+    }
+
+    /// When any gateway last said something of `model`; 0 where none has.
+    pub(crate) fn last_word_on(&self, model: &Name) -> i64 {
+        let is_of = |key: &Key| matches!(key, Key::Seen { model: of, .. } if of == model);
+        self.newest(|key, revision| is_of(key).then_some(revision.modified))
+    }
+
+    fn newest(&self, of: impl Fn(&Key, &Revision) -> Option<i64>) -> i64 {
+        self.of.iter().filter_map(|(key, revision)| of(key, revision)).max().unwrap_or(0)
     }
 }
 
@@ -113,11 +121,12 @@ fn read_entry(keys: &Keys, raw: Raw<'_>) -> Result<(Key, Record, Revision), Stri
     Ok((key, record, raw.revision))
 }
 
-/// A view whose readiness is not yet held against its workers.
+/// A view whose readiness is not yet held against its workers, nor what was seen against its gateways.
 #[derive(Default)]
 struct Draft {
     view: View,
     ready: Vec<(Checkpoint, WorkerId, Ready)>,
+    seen: Vec<(Name, GatewayId, Seen)>,
 }
 
 impl Draft {
@@ -149,6 +158,10 @@ impl Draft {
                 view.gateways.insert(id.clone(), gateway);
                 view.revisions.of.insert(key, revision);
             }
+            (Key::Seen { model, gateway }, Record::Seen(seen)) => {
+                self.seen.push((model.clone(), gateway.clone(), *seen));
+                view.revisions.of.insert(key, revision);
+            }
             (Key::Leader, Record::Leader(leader)) => {
                 view.leader = Some(leader);
                 view.revisions.of.insert(key, revision);
@@ -159,7 +172,12 @@ impl Draft {
     }
 
     fn finish(self) -> View {
-        let Self { mut view, ready } = self;
+        let Self { mut view, ready, seen } = self;
+        for (model, id, seen) in seen {
+            if let Some(gateway) = view.gateways.get_mut(&id) {
+                gateway.take(model.as_str(), seen);
+            }
+        }
         for (checkpoint, id, ready) in ready {
             // A process that was killed leaves its keys until its lease runs out. Where its successor has
             // registered by then, the successor has not loaded what the predecessor had.
@@ -248,13 +266,21 @@ pub(crate) mod tests {
             boot_id: "b".into(),
             made_room: false,
         };
-        let gateway = Gateway { address: "g:1".into(), ..Gateway::default() };
+        let gateway = Gateway {
+            address: "g:1".into(),
+            epochs: BTreeMap::from([("m".to_owned(), 4)]),
+            busy: BTreeSet::from([checkpoint()]),
+            ..Gateway::default()
+        };
+        let (_, seen) = gateway.seen().next().unwrap();
         let leader = Leader { gateway: GatewayId::parse("g").unwrap(), address: "g:1".into() };
         let pin = Pin { since_unix_ms: 1 };
         let (read, skipped) = read(&[
             ("/beige/c/swaps/m", &encode(&swap)),
             ("/beige/c/nack/m/d/a", &encode(&nack)),
             ("/beige/c/pins/m/d", &encode(&pin)),
+            ("/beige/c/seen/m/g", &encode(&seen)),
+            ("/beige/c/seen/m/gone", &encode(&seen)),
             ("/beige/c/gateways/g", &encode(&gateway)),
             ("/beige/c/leader", &encode(&leader)),
         ]);
@@ -273,14 +299,21 @@ pub(crate) mod tests {
     fn a_view_knows_when_what_it_rests_on_was_written() {
         let gateway = Record::Gateway(Gateway::default());
         let alias = Key::Alias(Name::parse("m").unwrap());
-        let at = |text, modified| {
+        let name = |text: &str| Name::parse(text).unwrap();
+        let at = |text, created| {
             let key = Key::Gateway(GatewayId::parse(text).unwrap());
-            (key, gateway.clone(), Revision { created: 1, modified })
+            (key, gateway.clone(), Revision { created, modified: 20 })
+        };
+        let said = |model, modified| {
+            let key = Key::Seen { model: name(model), gateway: GatewayId::parse("g").unwrap() };
+            let seen = Seen { epoch: 1, busy: BTreeSet::new(), trial: None };
+            (key, Record::Seen(Box::new(seen)), Revision { created: 1, modified })
         };
         let entry = (alias.clone(), Record::Alias(Alias::of("d", 1)), Revision { created: 2, modified: 9 });
-        let revisions = View::of([at("g", 5), entry, at("h", 3)]).revisions;
-        assert_eq!((revisions.modified(&alias), revisions.gateways_modified()), (9, 5));
-        assert_eq!(revisions.modified(&Key::Leader), 0);
+        let revisions = View::of([at("g", 5), said("m", 7), entry, said("n", 8), at("h", 3)]).revisions;
+        assert_eq!((revisions.modified(&alias), revisions.modified(&Key::Leader)), (9, 0));
+        let said = ["m", "n", "o"].map(|model| revisions.last_word_on(&name(model)));
+        assert_eq!((revisions.last_gateway(), said), (5, [7, 8, 0]));
     }
 
     #[test]

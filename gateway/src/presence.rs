@@ -76,12 +76,16 @@ fn look(dispatcher: &Dispatcher, record: &watch::Sender<Gateway>, trials: Trials
 }
 
 /// Checkpoints that calls and streams are on, beside those that names mean.
-fn busy(dispatcher: &Dispatcher, fleet: &Fleet, aliases: &BTreeMap<String, Alias>) -> BTreeSet<String> {
+fn busy(
+    dispatcher: &Dispatcher,
+    fleet: &Fleet,
+    aliases: &BTreeMap<String, Alias>,
+) -> BTreeSet<(String, String)> {
     let counts = dispatcher.busy.counts();
     let left = counts.keys().filter(|(model, digest)| {
         let is_meant = aliases.get(model.as_str()).is_some_and(|alias| alias.digest == digest.as_str());
         // What is pinned stays loaded, however many calls are on it.
         !is_meant && !fleet.departures().keep(model.as_str(), digest.as_str())
     });
-    left.map(|(_, digest)| digest.to_string()).collect()
+    left.map(|(model, digest)| (model.to_string(), digest.to_string())).collect()
 }

@@ -1,7 +1,7 @@
 //! A key and what is there, taken together.
 
 use super::{
-    Alias, Gateway, Job, JobCurve, JobOwner, JobProgress, Leader, Nack, Pin, Ready, Swap, Trainer,
+    Alias, Gateway, Job, JobCurve, JobOwner, JobProgress, Leader, Nack, Pin, Ready, Seen, Swap, Trainer,
     Unreadable, Version, Worker, decode, encode,
 };
 use crate::keys::Key;
@@ -33,6 +33,7 @@ pub(crate) enum Record {
     Swap(Box<Swap>),
     Pin(Pin),
     Gateway(Gateway),
+    Seen(Box<Seen>),
     Leader(Leader),
     Version(Box<Version>),
     Trainer(Trainer),
@@ -55,6 +56,7 @@ impl Record {
             Key::Swap(_) => Self::Swap(decode(bytes)?),
             Key::Pin { .. } => Self::Pin(decode(bytes)?),
             Key::Gateway(_) => Self::Gateway(decode(bytes)?),
+            Key::Seen { .. } => Self::Seen(decode(bytes)?),
             Key::Leader => Self::Leader(decode(bytes)?),
             Key::Version { .. } => Self::Version(decode(bytes)?),
             Key::Trainer(_) => Self::Trainer(decode(bytes)?),
@@ -75,6 +77,7 @@ impl Record {
             Self::Swap(swap) => encode(swap),
             Self::Pin(pin) => encode(pin),
             Self::Gateway(gateway) => encode(gateway),
+            Self::Seen(seen) => encode(seen),
             Self::Leader(leader) => encode(leader),
             Self::Version(version) => encode(version),
             Self::Trainer(trainer) => encode(trainer),

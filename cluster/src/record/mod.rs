@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use entry::{Raw, Record, Revision};
 
 pub use alias::{Alias, Canary, Shadow};
+pub(crate) use gateway::Seen;
 pub use gateway::{Gateway, TrialSample};
 pub use job::{
     Job, JobCurve, JobEvaluation, JobEvent, JobGate, JobOutcome, JobOwner, JobProgress, JobState, JobStep,

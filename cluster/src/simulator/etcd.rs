@@ -138,8 +138,11 @@ impl Etcd {
             Fact::NobodyReady { model, digest } => !self.entries.keys().any(
                 |key| matches!(key, Key::Ready { model: of, digest: with, .. } if of == model && with == digest),
             ),
-            Fact::GatewaysQuietSince(revision) => !self.entries.iter().any(|(key, entry)| {
-                matches!(key, Key::Gateway(_)) && entry.revision.modified > *revision
+            Fact::NoGatewaySince(revision) => !self.entries.iter().any(|(key, entry)| {
+                matches!(key, Key::Gateway(_)) && entry.revision.created > *revision
+            }),
+            Fact::QuietSince { model, revision } => !self.entries.iter().any(|(key, entry)| {
+                matches!(key, Key::Seen { model: of, .. } if of == model) && entry.revision.modified > *revision
             }),
         }
     }

@@ -9,7 +9,8 @@ use super::world::{GRACE, MODEL};
 use crate::keys::Key;
 use crate::lease::LeaseId;
 use crate::name::GatewayId;
-use crate::record::{Alias, Gateway, Record};
+use crate::presence::entries;
+use crate::record::{Alias, Gateway};
 use crate::swap::{Helm, Moment, SwapSettings, Task};
 use crate::view::View;
 
@@ -97,7 +98,8 @@ impl SimGateway {
             gateway.epochs.insert(MODEL.to_owned(), epoch);
             let used = calls.iter().filter(|call| call.gateway == self.id).map(|call| call.digest.clone());
             if broken != Some(Rule::BusyIsSaid) {
-                gateway.busy = used.filter(|digest| *digest != known.digest).collect();
+                let used = used.filter(|digest| *digest != known.digest);
+                gateway.busy = used.map(|digest| (MODEL.to_owned(), digest)).collect();
             }
         }
         self.about_to_say = Some(gateway);
@@ -110,13 +112,15 @@ impl SimGateway {
         }
         let Some(gateway) = self.about_to_say.take() else { return false };
         let lease = *self.lease.get_or_insert_with(|| etcd.grant());
-        let (key, record) = (Key::Gateway(self.id.clone()), Record::Gateway(gateway));
         self.takes_calls = true;
-        if etcd.entry(&key).is_some_and(|entry| entry.record == record && entry.lease == lease) {
-            return false;
+        let mut news = false;
+        for (key, record) in entries(&self.id, &gateway) {
+            if etcd.entry(&key).is_none_or(|entry| entry.record != record || entry.lease != lease) {
+                etcd.put(key, record, lease);
+                news = true;
+            }
         }
-        etcd.put(key, record, lease);
-        true
+        news
     }
 
     /// What its helmsman does next.

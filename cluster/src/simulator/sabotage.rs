@@ -94,7 +94,9 @@ impl Rule {
             Self::StillReady if leads_to == Some(SwapState::Committed) => forget_readiness(when),
             Self::WavesKeepAFloor if leads_to == Some(SwapState::Preparing) => forget_readiness(when),
             Self::StillLeads => when.retain(|fact| !matches!(fact, Fact::Since { .. })),
-            Self::GatewaysQuiet => when.retain(|fact| !matches!(fact, Fact::GatewaysQuietSince(_))),
+            Self::GatewaysQuiet => {
+                when.retain(|fact| !matches!(fact, Fact::NoGatewaySince(_) | Fact::QuietSince { .. }));
+            }
             Self::EpochRises => {
                 for write in &mut transaction.then {
                     if let Write::Put(Key::Alias(_), Record::Alias(alias)) = write {

@@ -83,8 +83,8 @@ impl<'v> Case<'v, '_> {
 
     /// Lets go of what the name meant before the last swap, so that never more than two are loaded for a swap.
     fn make_way(&self, swap: &Swap, (alias, prev): (&Alias, &str)) -> Option<Move> {
-        match released(self.view, (self.model(), alias, prev), self.quiet()) {
-            Ok(fact) => Some(Move::let_go((alias, prev), Some(swap), fact, self.now.unix_ms)),
+        match released(self.view, (&self.standing.model, alias, prev), self.quiet()) {
+            Ok(facts) => Some(Move::let_go((alias, prev), Some(swap), facts, self.now.unix_ms)),
             Err(held) if self.is_late(swap) => {
                 let reason = format!("{prev}, from before the last swap, could not be let go: {held}");
                 Some(Move::abort(swap, reason, self.now.unix_ms))
@@ -205,16 +205,16 @@ impl<'v> Case<'v, '_> {
     }
 
     fn retire(&self, swap: &Swap, (alias, prev): (&Alias, &str)) -> Option<Move> {
-        let fact = released(self.view, (self.model(), alias, prev), self.quiet()).ok()?;
-        Some(Move::let_go((alias, prev), Some(swap), fact, self.now.unix_ms))
+        let facts = released(self.view, (&self.standing.model, alias, prev), self.quiet()).ok()?;
+        Some(Move::let_go((alias, prev), Some(swap), facts, self.now.unix_ms))
     }
 
     /// Lets go of what answered somebody once and no call can be left on.
     fn let_go_of_what_leaves(&self) -> Option<Move> {
         let alias = self.standing.alias?;
         alias.leaving.iter().find_map(|digest| {
-            let fact = released(self.view, (self.model(), alias, digest), self.quiet()).ok()?;
-            Some(Move::let_go((alias, digest), None, fact, self.now.unix_ms))
+            let facts = released(self.view, (&self.standing.model, alias, digest), self.quiet()).ok()?;
+            Some(Move::let_go((alias, digest), None, facts, self.now.unix_ms))
         })
     }
 
@@ -342,7 +342,7 @@ mod tests {
             alias.leaving.insert("b".into());
         });
         let gateway = Gateway { epochs: BTreeMap::from([("m".into(), 1)]), ..Gateway::default() };
-        let busy = Gateway { busy: BTreeSet::from(["b".to_owned()]), ..gateway };
+        let busy = Gateway { busy: BTreeSet::from([("m".to_owned(), "b".to_owned())]), ..gateway };
         view.gateways.insert(crate::GatewayId::parse("g").unwrap(), busy);
         check(&view, 999, "");
         check(&view, 1_000, "abort: b, from before the last swap, could not be let go in time");

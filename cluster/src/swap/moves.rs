@@ -73,14 +73,19 @@ impl Move {
         Self { what, step: Step { swap: Some(swap), ..Step::default() } }
     }
 
-    /// Lets go of `digest`, on which `fact` says that no call is left. A committed swap is over with that.
-    pub(super) fn let_go((alias, digest): (&Alias, &str), swap: Option<&Swap>, fact: Fact, now: u64) -> Self {
+    /// Lets go of `digest`, on which `facts` say that no call is left. A committed swap is over with that.
+    pub(super) fn let_go(
+        (alias, digest): (&Alias, &str),
+        swap: Option<&Swap>,
+        facts: [Fact; 2],
+        now: u64,
+    ) -> Self {
         let what = format!("{digest} is let go");
         let swap = swap.map(|swap| {
             let state = if swap.state == SwapState::Committed { SwapState::Retired } else { swap.state };
             noted(&Swap { state, ..swap.clone() }, &what, now)
         });
-        Self { what, step: Step { alias: Some(alias.without(digest)), swap, rests_on: vec![fact] } }
+        Self { what, step: Step { alias: Some(alias.without(digest)), swap, rests_on: facts.into() } }
     }
 
     /// Ends a swap of which nothing is left to be let go.

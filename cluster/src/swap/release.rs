@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::memory::{Memory, Moment};
-use crate::name::GatewayId;
+use crate::name::{GatewayId, Name};
 use crate::record::Alias;
 use crate::transaction::Fact;
 use crate::view::View;
@@ -37,21 +37,22 @@ pub(crate) enum Held {
 }
 
 /// What letting go of `digest` rests on: in the very transaction that does it, no gateway has come or said anything new
-/// since `view`. Every gateway of the view has taken in the last epoch of `alias`, after which no call is pinned to
+/// of the model since `view`. Every gateway of the view has taken in the last epoch of `alias`, after which no call is pinned to
 /// `digest` any more because of the name, and has none left that was pinned before.
 ///
 /// # Errors
 /// [`Held`] says who may have a call on it.
 pub(super) fn released(
     view: &View,
-    (model, alias, digest): (&str, &Alias, &str),
+    (model, alias, digest): (&Name, &Alias, &str),
     quiet: (&Memory, Moment, SwapSettings),
-) -> Result<Fact, Held> {
+) -> Result<[Fact; 2], Held> {
+    let checkpoint = (model.to_string(), digest.to_owned());
     for (id, gateway) in &view.gateways {
-        if gateway.epochs.get(model).is_none_or(|seen| *seen < alias.epoch) {
+        if gateway.epochs.get(model.as_str()).is_none_or(|seen| *seen < alias.epoch) {
             return Err(Held::Unseen(id.clone()));
         }
-        if gateway.busy.contains(digest) {
+        if gateway.busy.contains(&checkpoint) {
             return Err(Held::Busy(id.clone()));
         }
     }
@@ -59,5 +60,6 @@ pub(super) fn released(
     if memory.quiet_for(now) < settings.grace {
         return Err(Held::Vanished);
     }
-    Ok(Fact::GatewaysQuietSince(view.revisions.gateways_modified()))
+    let said = Fact::QuietSince { model: model.clone(), revision: view.revisions.last_word_on(model) };
+    Ok([Fact::NoGatewaySince(view.revisions.last_gateway()), said])
 }

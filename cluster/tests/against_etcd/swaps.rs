@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cluster::{
-    Gateway, GatewayId, Nack, NackReason, Presence, Refused, RequestError, Swap, SwapPlan, SwapSettings,
-    SwapState, claim_alias, lead,
+    Gateway, GatewayId, Nack, NackReason, Presence, Refused, RequestError, Sample, Swap, SwapPlan,
+    SwapSettings, SwapState, TrialSample, claim_alias, lead,
 };
 
 use super::versions::version;
@@ -35,12 +35,30 @@ impl Candidate {
         Self { id, presence: Some(presence), follower, stop }
     }
 
+    /// Says that it has seen `epoch` of `m`, and something new of a trial of `n`, again and again.
+    async fn talk(&self, epoch: u64) {
+        let mut gateway = Gateway {
+            address: self.id.to_string(),
+            epochs: ["m", "n"].map(|model| (model.to_owned(), epoch)).into(),
+            ..Gateway::default()
+        };
+        loop {
+            let trial = gateway
+                .trials
+                .entry("n".to_owned())
+                .or_insert_with(|| TrialSample { swap_id: "s".into(), sample: Sample::default() });
+            trial.sample.new.record(1.0, false);
+            self.presence.as_ref().unwrap().update(&gateway);
+            time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     /// Says that it has seen `epoch` of `m`, and what its calls need.
     fn say(&self, epoch: u64, busy: &[&str]) {
         let gateway = Gateway {
             address: self.id.to_string(),
             epochs: BTreeMap::from([("m".to_owned(), epoch)]),
-            busy: busy.iter().map(ToString::to_string).collect(),
+            busy: busy.iter().map(|digest| ("m".to_owned(), (*digest).to_owned())).collect(),
             trials: BTreeMap::new(),
         };
         self.presence.as_ref().unwrap().update(&gateway);
@@ -133,6 +151,27 @@ async fn a_swap_is_carried_out_and_the_old_checkpoint_let_go_when_nobody_needs_i
     g2.say(2, &[]);
     let retired = g2.sees(SwapState::Retired).await;
     assert_eq!(retired.aliases["m"], cluster::Alias { prev: None, ..alias.clone() });
+    drop(scene.server);
+}
+
+#[tokio::test]
+async fn what_is_said_of_one_model_does_not_hold_what_another_lets_go() {
+    let scene = Scene::set().await;
+    let (g1, g2) = (Candidate::start(&scene.etcd, "g1"), Candidate::start(&scene.etcd, "g2"));
+    scene.ask().await;
+    scene.everybody_is_ready();
+    g1.sees(SwapState::Committed).await;
+    g1.say(2, &[]);
+    let retired = async {
+        // The other one is heard by now, and never falls silent.
+        until(g1.follower.views.clone(), |view| view.gateways.values().any(|g| !g.trials.is_empty())).await;
+        scene.etcd.request_retire("m", None).await.unwrap();
+        g1.sees(SwapState::Retired).await
+    };
+    tokio::select! {
+        () = g2.talk(2) => {}
+        retired = retired => assert_eq!(retired.aliases["m"].prev, None),
+    }
     drop(scene.server);
 }
 

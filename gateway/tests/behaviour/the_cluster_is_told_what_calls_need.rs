@@ -20,6 +20,10 @@ fn epoch(epoch: u64) -> BTreeMap<String, u64> {
     BTreeMap::from([("mini".to_owned(), epoch)])
 }
 
+fn of_mini(letter: char) -> (String, String) {
+    ("mini".to_owned(), digest(letter))
+}
+
 #[tokio::test]
 async fn a_call_keeps_its_checkpoint_busy_until_it_is_answered() {
     let worker = worker();
@@ -34,7 +38,7 @@ async fn a_call_keeps_its_checkpoint_busy_until_it_is_answered() {
         }
         gateway.views.send_replace(Arc::new(view(&[&worker], 'b', 2)));
         let record = gateway.until_says(|record| record.epochs == epoch(2)).await;
-        assert_eq!(record.busy, BTreeSet::from([digest('a')]), "epoch and busy are of one moment");
+        assert_eq!(record.busy, BTreeSet::from([of_mini('a')]), "epoch and busy are of one moment");
     };
     let (answer, ()) = tokio::join!(call, flip);
     answer.unwrap();
@@ -52,7 +56,7 @@ async fn an_open_stream_keeps_its_checkpoint_busy() {
     requests.send(embed(texts(1, 3))).await.unwrap();
     answers.message().await.unwrap().unwrap();
     gateway.views.send_replace(Arc::new(view(&[&worker], 'b', 2)));
-    gateway.until_says(|record| record.epochs == epoch(2) && record.busy.contains(&digest('a'))).await;
+    gateway.until_says(|record| record.epochs == epoch(2) && record.busy.contains(&of_mini('a'))).await;
     drop(requests);
     assert!(answers.message().await.unwrap().is_none());
     gateway.until_says(|record| record.busy.is_empty()).await;
