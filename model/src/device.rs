@@ -57,7 +57,9 @@ impl Device {
         }
     }
 
-    pub(crate) fn torch(self) -> tch::Device {
+    /// As libtorch has it.
+    #[must_use]
+    pub fn torch(self) -> tch::Device {
         match self {
             Self::Cpu => tch::Device::Cpu,
             Self::Cuda(number) => tch::Device::Cuda(number),
@@ -81,12 +83,20 @@ impl fmt::Display for Device {
 pub fn prepare(device: Device, threads: usize) -> Result<(), DeviceError> {
     set_threads(threads);
     tch::set_num_interop_threads(1);
+    reach(device)
+}
+
+/// Sees that `device` is there, and loads CUDA's half of libtorch for one that needs it.
+///
+/// # Errors
+/// [`DeviceError::Unusable`].
+pub fn reach(device: Device) -> Result<(), DeviceError> {
     let Device::Cuda(number) = device else { return Ok(()) };
     let unusable = |reason: String| DeviceError::Unusable { device: device.to_string(), reason };
     torch_ext::load_cuda().map_err(|error| unusable(error.to_string()))?;
     match tch::Cuda::device_count() {
         count if usize::try_from(count).is_ok_and(|count| number < count) => Ok(()),
-        count => Err(unusable(format!("libtorch finds {count} CUDA devices"))),
+        count => Err(unusable(format!("there is no such device, libtorch finds {count} of CUDA"))),
     }
 }
 

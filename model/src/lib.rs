@@ -25,7 +25,7 @@ mod weights;
 pub use adapter::Lora;
 pub use checkpoint::{Card, Checkpoint, Overrides};
 pub use config::Kind;
-pub use device::{Device, Instructions, Precision, gemm_rate, prepare, set_threads, supports};
+pub use device::{Device, Instructions, Precision, gemm_rate, prepare, reach, set_threads, supports};
 pub use dropout::Dropout;
 pub use encoder::Model;
 pub use error::{DeviceError, LoadError, RunError};

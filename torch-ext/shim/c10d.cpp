@@ -1,30 +1,87 @@
 // PyTorch's own process groups, as C functions; see shim.cpp for how errors come out.
 //
-// A group is Gloo's over a TCP store. Every call waits for its end or for the group's timeout.
+// A group is Gloo's on the processor and NCCL's on a CUDA device, over a TCP store. Every call waits for its end or for
+// the group's timeout.
 
 #include <ATen/core/Tensor.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
+#include <algorithm>
+#include <atomic>
 #include <chrono>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "guarded.hpp"
+#ifdef USE_C10D_NCCL
+#include "nccl.hpp"
+#endif
 
 namespace {
 
 using beige::guarded;
 using std::chrono::milliseconds;
 
+// Ranks that leave wait so long for one another.
+constexpr milliseconds kFarewell(10'000);
+
 struct Group {
   c10::intrusive_ptr<c10d::Store> store;
-  c10::intrusive_ptr<c10d::ProcessGroupGloo> gloo;
+  c10::intrusive_ptr<c10d::Backend> backend;
+  at::Device device;
   milliseconds timeout;
+  // Whether ranks may be at different points.
+  mutable std::atomic<bool> broken{false};
 
-  void finish(const c10::intrusive_ptr<c10d::Work>& work) const { work->wait(timeout); }
+  // With a timeout, NCCL too returns when the device has done it, and not when it is told to.
+  void finish(const c10::intrusive_ptr<c10d::Work>& work) const {
+    try {
+      work->wait(timeout);
+    } catch (...) {
+      broken = true;
+      throw;
+    }
+  }
+
+  void abort() const {
+    broken = true;
+    backend->abort();
+  }
+
+  // Another rank's device may still read this one's memory, which NCCL frees without asking: all say first that they
+  // are done.
+  void say_farewell() const {
+    const auto key = [](int rank) { return "left/" + std::to_string(rank); };
+    try {
+      std::vector<std::string> all;
+      for (int rank = 0; rank < backend->getSize(); ++rank) all.push_back(key(rank));
+      store->set(key(backend->getRank()), std::vector<uint8_t>{1});
+      store->wait(all, std::min(timeout, kFarewell));
+    } catch (const std::exception&) {
+      // The store goes with the rank that serves it, when all have spoken.
+    }
+  }
 };
+
+c10::intrusive_ptr<c10d::Backend> gloo(const c10::intrusive_ptr<c10d::Store>& store, const char* address, int rank,
+                                       int size, milliseconds timeout) {
+  auto options = c10d::ProcessGroupGloo::Options::create(timeout);
+  options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(address));
+  return c10::make_intrusive<c10d::ProcessGroupGloo>(store, rank, size, options);
+}
+
+c10::intrusive_ptr<c10d::Backend> join(const c10::intrusive_ptr<c10d::Store>& store, const char* address, int rank,
+                                       int size, milliseconds timeout, at::Device device) {
+  if (device.is_cpu()) return gloo(store, address, rank, size, timeout);
+#ifdef USE_C10D_NCCL
+  return beige::nccl(store, rank, size, timeout, device);
+#else
+  TORCH_CHECK(false, "this build has no NCCL");
+#endif
+}
 
 }  // namespace
 
@@ -49,30 +106,38 @@ void beige_store_close(c10::intrusive_ptr<c10d::TCPStore>* store) {
   guarded([&] { delete store; });
 }
 
-// Joins the group `name` as rank `rank` of `size`; its connections come in at `address`.
+// Joins the group `name` as rank `rank` of `size` on the CUDA device `device`, on the processor where it is below 0; Gloo's
+// connections come in at `address`.
 int beige_group_join(const c10::intrusive_ptr<c10d::TCPStore>* store, const char* name, const char* address,
-                     int32_t rank, int32_t size, int64_t timeout_ms, Group** out) {
+                     int32_t rank, int32_t size, int64_t timeout_ms, int8_t device, Group** out) {
   return guarded([&] {
     const auto timeout = milliseconds(timeout_ms);
+    const auto place = device < 0 ? at::Device(at::kCPU) : at::Device(at::kCUDA, device);
     const auto prefixed = c10::make_intrusive<c10d::PrefixStore>(name, *store);
-    auto options = c10d::ProcessGroupGloo::Options::create(timeout);
-    options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(address));
-    auto gloo = c10::make_intrusive<c10d::ProcessGroupGloo>(prefixed, rank, size, options);
-    *out = new Group{prefixed, std::move(gloo), timeout};
+    *out = new Group{prefixed, join(prefixed, address, rank, size, timeout, place), place, timeout};
   });
 }
 
 // Breaks off what is under way; calls fail from now on.
 int beige_group_abort(const Group* group) {
-  return guarded([&] { group->gloo->abort(); });
+  return guarded([&] { group->abort(); });
 }
 
 void beige_group_leave(Group* group) {
-  guarded([&] { delete group; });
+  guarded([&] {
+    const std::unique_ptr<Group> owned(group);
+    if (owned->device.is_cpu()) return;
+    if (!owned->broken) owned->say_farewell();
+    owned->abort();
+  });
 }
 
 int beige_group_barrier(const Group* group) {
-  return guarded([&] { group->finish(group->gloo->barrier()); });
+  return guarded([&] {
+    c10d::BarrierOptions options;
+    if (group->device.is_cuda()) options.device = group->device;
+    group->finish(group->backend->barrier(options));
+  });
 }
 
 // Overwrites `tensor` with that of rank `root`.
@@ -81,7 +146,7 @@ int beige_group_broadcast(const Group* group, const at::Tensor* tensor, int64_t 
     std::vector<at::Tensor> tensors{*tensor};
     c10d::BroadcastOptions options;
     options.rootRank = root;
-    group->finish(group->gloo->broadcast(tensors, options));
+    group->finish(group->backend->broadcast(tensors, options));
   });
 }
 
@@ -89,14 +154,14 @@ int beige_group_broadcast(const Group* group, const at::Tensor* tensor, int64_t 
 int beige_group_all_reduce(const Group* group, const at::Tensor* tensor) {
   return guarded([&] {
     std::vector<at::Tensor> tensors{*tensor};
-    group->finish(group->gloo->allreduce(tensors));
+    group->finish(group->backend->allreduce(tensors));
   });
 }
 
 // Writes this rank's share of the sum over ranks of `tensor`, cut into `size` equal parts along its first dimension,
 // into `out`.
 int beige_group_reduce_scatter(const Group* group, at::Tensor* out, at::Tensor* tensor) {
-  return guarded([&] { group->finish(group->gloo->_reduce_scatter_base(*out, *tensor)); });
+  return guarded([&] { group->finish(group->backend->_reduce_scatter_base(*out, *tensor)); });
 }
 
 // Writes every rank's `tensor` into `out`, `size` tensors of its shape.
@@ -105,7 +170,7 @@ int beige_group_all_gather(const Group* group, const at::Tensor* tensor, const a
     std::vector<at::Tensor> inputs{*tensor};
     std::vector<std::vector<at::Tensor>> outputs(1);
     for (int64_t i = 0; i < size; ++i) outputs[0].push_back(*out[i]);
-    group->finish(group->gloo->allgather(outputs, inputs));
+    group->finish(group->backend->allgather(outputs, inputs));
   });
 }
 

@@ -1,14 +1,17 @@
 //! PyTorch's own process groups: ranks in processes of their own exchange tensors.
 //!
-//! A [`Group`] is Gloo's, over a [`Store`] that one of the ranks serves. Every call blocks until all ranks have made it,
-//! and no longer than the group's timeout: a rank that died or hangs is an error on the others, never a wait without
-//! end. After an error a group is of no more use; ranks start anew under another name.
+//! A [`Group`] is Gloo's on processors and NCCL's on CUDA devices, over a [`Store`] that one of the ranks serves. Every
+//! call blocks until all ranks have made it and its result is there, and no longer than the group's timeout: a rank that
+//! died or hangs is an error on the others, never a wait without end. After an error a group is of no more use; ranks
+//! start anew under another name.
+//!
+//! NCCL comes with the feature `nccl`, which links CUDA's half of libtorch.
 
 use std::ffi::{CString, c_char, c_int};
 use std::ptr::NonNull;
 use std::time::Duration;
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 use torch_sys::C_tensor;
 
 use crate::error::{TorchError, check};
@@ -40,6 +43,7 @@ unsafe extern "C" {
         rank: i32,
         size: i32,
         timeout_ms: i64,
+        device: i8,
         out: *mut *mut RawGroup,
     ) -> c_int;
     fn beige_group_abort(group: *const RawGroup) -> c_int;
@@ -114,8 +118,10 @@ pub struct Seat {
     pub rank: usize,
     /// Ranks of the group.
     pub size: usize,
-    /// This host, by the name or address under which other ranks reach it.
+    /// This host, by the name or address under which other ranks reach it. NCCL finds its way itself.
     pub address: String,
+    /// Where the tensors are that it exchanges: the processor, or one CUDA device for each rank.
+    pub device: Device,
 }
 
 /// Ranks that exchange tensors. All ranks make the same calls in the same order.
@@ -124,18 +130,25 @@ pub struct Group {
     raw: NonNull<RawGroup>,
     rank: usize,
     size: usize,
+    device: Device,
 }
 
-// SAFETY: Gloo's group queues work under a lock of its own; nothing in it belongs to a thread.
+// SAFETY: groups queue work under locks of their own; nothing in them belongs to a thread.
 unsafe impl Send for Group {}
 
 impl Group {
-    /// Joins, waiting for the others up to `timeout`, which is that of every later call too.
+    /// Whether this build has groups on CUDA devices.
+    pub const HAS_NCCL: bool = cfg!(feature = "nccl");
+
+    /// Joins, waiting for the others up to `timeout`, which is that of every later call too. A CUDA device becomes that
+    /// of the calling thread.
     ///
     /// # Errors
-    /// [`TorchError::Failed`] when a rank does not come.
+    /// [`TorchError::Failed`] when a rank does not come; where the device is not there, or is one that this build
+    /// exchanges nothing on.
     pub fn join(store: &Store, seat: &Seat, timeout: Duration) -> Result<Self, TorchError> {
-        let Seat { name, rank, size, address } = seat;
+        let Seat { name, rank, size, address, device } = seat;
+        let wire_device = number_of(*device)?;
         let number = |n: &usize| i32::try_from(*n).map_err(|_| TorchError::Failed("too many ranks".into()));
         let (wire_rank, wire_size) = (number(rank)?, number(size)?);
         let (name, address, mut out) = (text(name)?, text(address)?, std::ptr::null_mut());
@@ -149,11 +162,12 @@ impl Group {
                 wire_rank,
                 wire_size,
                 timeout,
+                wire_device,
                 &raw mut out,
             )
         })?;
         let raw = NonNull::new(out).ok_or_else(no_object)?;
-        Ok(Self { raw, rank: *rank, size: *size })
+        Ok(Self { raw, rank: *rank, size: *size, device: *device })
     }
 
     /// This rank, from 0.
@@ -168,6 +182,12 @@ impl Group {
         self.size
     }
 
+    /// Where the tensors are that it takes.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
     /// Returns when all ranks have called it.
     ///
     /// # Errors
@@ -180,8 +200,9 @@ impl Group {
     /// Overwrites `tensor` with that of rank `root`. It is contiguous, and of one shape and kind on all ranks.
     ///
     /// # Errors
-    /// [`TorchError::Failed`] when a rank is gone or late.
+    /// [`TorchError::Failed`] when a rank is gone or late, or the tensor is on another device.
     pub fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<(), TorchError> {
+        self.check_device(tensor)?;
         let root = i64::try_from(root).map_err(|_| TorchError::Failed("too many ranks".into()))?;
         // SAFETY: the pointers are to a live group and a live tensor, of which the shim keeps no more than a reference.
         check(unsafe { beige_group_broadcast(self.raw.as_ptr(), tensor.as_ptr(), root) })
@@ -191,8 +212,9 @@ impl Group {
     /// shape and kind on all ranks.
     ///
     /// # Errors
-    /// [`TorchError::Failed`] when a rank is gone or late.
+    /// As [`Group::broadcast`].
     pub fn all_reduce(&self, tensor: &Tensor) -> Result<(), TorchError> {
+        self.check_device(tensor)?;
         // SAFETY: as for `broadcast`.
         check(unsafe { beige_group_all_reduce(self.raw.as_ptr(), tensor.as_ptr()) })
     }
@@ -200,8 +222,9 @@ impl Group {
     /// This rank's share of the sum over ranks: of `[size * n, ..]` the rows `rank * n ..`, `[n, ..]`.
     ///
     /// # Errors
-    /// [`TorchError::Failed`] when rows do not divide among ranks, or a rank is gone or late.
+    /// [`TorchError::Failed`] when rows do not divide among ranks; as [`Group::broadcast`].
     pub fn reduce_scatter(&self, tensor: &Tensor) -> Result<Tensor, TorchError> {
+        self.check_device(tensor)?;
         let mut shape = tensor.size();
         let ranks = i64::try_from(self.size).unwrap_or(i64::MAX);
         match shape.first_mut() {
@@ -220,8 +243,9 @@ impl Group {
     /// through.
     ///
     /// # Errors
-    /// [`TorchError::Failed`] when a rank is gone or late.
+    /// As [`Group::broadcast`].
     pub fn all_gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>, TorchError> {
+        self.check_device(tensor)?;
         let outputs = (0..self.size).map(|_| empty(tensor, &tensor.size())).collect::<Result<Vec<_>, _>>()?;
         let pointers: Vec<*const C_tensor> = outputs.iter().map(Tensor::as_ptr).collect();
         let size = i64::try_from(self.size).unwrap_or(i64::MAX);
@@ -240,12 +264,40 @@ impl Group {
         // SAFETY: the pointer is to a live group.
         check(unsafe { beige_group_abort(self.raw.as_ptr()) })
     }
+
+    fn check_device(&self, tensor: &Tensor) -> Result<(), TorchError> {
+        let (found, wanted) = (tensor.device(), self.device);
+        if found == wanted {
+            return Ok(());
+        }
+        Err(TorchError::Failed(format!(
+            "a tensor is on {found:?}, and its group exchanges those on {wanted:?}"
+        )))
+    }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
         // SAFETY: the pointer is ours, and not used again.
         unsafe { beige_group_leave(self.raw.as_ptr()) }
+    }
+}
+
+/// Of a CUDA device; -1 for the processor.
+fn number_of(device: Device) -> Result<i8, TorchError> {
+    let failed = |reason: String| Err(TorchError::Failed(reason));
+    match device {
+        Device::Cpu => Ok(-1),
+        Device::Cuda(_) if !Group::HAS_NCCL => failed(
+            "ranks on CUDA devices meet by NCCL, and this build has none: build it with `--features nccl`"
+                .into(),
+        ),
+        Device::Cuda(number) => {
+            i8::try_from(number).or_else(|_| failed(format!("there is no cuda:{number}")))
+        }
+        other @ (Device::Mps | Device::Vulkan) => {
+            failed(format!("ranks exchange tensors on processors and CUDA devices, not on {other:?}"))
+        }
     }
 }
 

@@ -11,17 +11,22 @@ use torch_ext::{Group, Seat, Store};
 /// Far beyond what a busy machine needs to meet.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A process that plays rank `rank` of `size` in the test `scene`, on the store at `port`.
+/// A process that plays rank `rank` of `size` in the test `scene`, on the store at `port`. Scenes `cuda-..` are played on
+/// CUDA devices.
 fn rank(scene: &str, rank: usize, size: usize, port: u16) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "a_rank_of_another_test", "--nocapture"]).stdout(Stdio::null());
     command.env("C10D_SCENE", format!("{scene} {rank} {size} {port}")).spawn().unwrap()
 }
 
-fn join(rank: usize, size: usize, port: u16, timeout: Duration) -> Group {
+fn join(seat: &Seat, port: u16, timeout: Duration) -> Group {
     let store = Store::connect("127.0.0.1", port, PATIENCE).unwrap();
-    let seat = Seat { name: "test".to_owned(), rank, size, address: "127.0.0.1".to_owned() };
-    Group::join(&store, &seat, timeout).unwrap()
+    Group::join(&store, seat, timeout).unwrap()
+}
+
+fn seat(rank: usize, size: usize) -> Seat {
+    let (name, address) = ("test".to_owned(), "127.0.0.1".to_owned());
+    Seat { name, rank, size, address, device: Device::Cpu }
 }
 
 /// Not a test of its own: what the ranks of the others do. Without a scene it does nothing.
@@ -32,38 +37,45 @@ fn a_rank_of_another_test() {
     let words: Vec<&str> = scene.split(' ').collect();
     let [scene, rank, size, port] = words.as_slice() else { panic!("{scene}") };
     let (rank, size, port) = (rank.parse().unwrap(), size.parse().unwrap(), port.parse().unwrap());
-    match *scene {
-        "exchange" => exchange(&join(rank, size, port, PATIENCE)),
+    // On a CUDA device a rank that died is one that hangs, and the first call may take its time.
+    let (scene, device, [death, hanging]) = match scene.strip_prefix("cuda-") {
+        Some(scene) => (scene, Device::Cuda(rank), [Duration::from_secs(20); 2]),
+        None => (*scene, Device::Cpu, [PATIENCE, Duration::from_secs(3)]),
+    };
+    let seat = Seat { device, ..seat(rank, size) };
+    match scene {
+        "exchange" => exchange(&join(&seat, port, PATIENCE)),
         "die" => {
-            let group = join(rank, size, port, PATIENCE);
+            let group = join(&seat, port, death);
             group.barrier().unwrap();
             if rank == 1 {
                 torch_ext::exit_now(0);
             }
-            let error = group.all_reduce(&numbers(rank)).unwrap_err();
+            let error = group.all_reduce(&numbers(rank, device)).unwrap_err();
             assert!(!error.to_string().is_empty());
         }
         "hang" => {
-            let group = join(rank, size, port, Duration::from_secs(3));
+            let group = join(&seat, port, hanging);
             group.barrier().unwrap();
             if rank == 1 {
                 // Until the other has noticed.
                 std::thread::sleep(Duration::from_secs(600));
             }
-            group.all_gather(&numbers(rank)).unwrap_err();
+            group.all_gather(&numbers(rank, device)).unwrap_err();
             torch_ext::exit_now(0);
         }
         other => panic!("{other}"),
     }
 }
 
-fn numbers(rank: usize) -> Tensor {
+fn numbers(rank: usize, device: Device) -> Tensor {
     let rank = i64::try_from(rank).unwrap();
-    Tensor::arange(8, (Kind::Float, Device::Cpu)).view([4, 2]) + rank * 100
+    Tensor::arange(8, (Kind::Float, device)).view([4, 2]) + rank * 100
 }
 
 fn exchange(group: &Group) {
-    let (rank, size) = (group.rank(), i64::try_from(group.size()).unwrap());
+    let (rank, size, device) = (group.rank(), i64::try_from(group.size()).unwrap(), group.device());
+    let numbers = |rank| numbers(rank, device);
     let sum = numbers(0) * size + 100 * (0..size).sum::<i64>();
     let reduced = numbers(rank);
     group.all_reduce(&reduced).unwrap();
@@ -74,14 +86,16 @@ fn exchange(group: &Group) {
         assert_eq!(*tensor, numbers(from));
     }
 
-    let given = numbers(rank);
-    group.broadcast(&given, 1).unwrap();
-    assert_eq!(given, numbers(1));
+    let (given, last) = (numbers(rank), group.size() - 1);
+    group.broadcast(&given, last).unwrap();
+    assert_eq!(given, numbers(last));
 
     let rows = 4 / size;
     let share = group.reduce_scatter(&numbers(rank)).unwrap();
     assert_eq!(share, sum.narrow(0, i64::try_from(rank).unwrap() * rows, rows));
-    group.reduce_scatter(&Tensor::zeros([3], (Kind::Float, Device::Cpu))).unwrap_err();
+    if size > 1 {
+        group.reduce_scatter(&Tensor::zeros([3], (Kind::Float, device))).unwrap_err();
+    }
     group.barrier().unwrap();
 }
 
@@ -108,8 +122,13 @@ fn a_rank_that_died_is_an_error_on_the_others() {
 
 #[test]
 fn a_rank_that_hangs_is_an_error_within_the_timeout() {
+    check_hang("hang");
+}
+
+#[track_caller]
+fn check_hang(scene: &str) {
     let store = Store::serve(0, PATIENCE).unwrap();
-    let [mut waiting, mut hanging] = [0, 1].map(|number| rank("hang", number, 2, store.port()));
+    let [mut waiting, mut hanging] = [0, 1].map(|number| rank(scene, number, 2, store.port()));
     assert!(waiting.wait().unwrap().success());
     assert!(hanging.try_wait().unwrap().is_none(), "it hangs no more");
     hanging.kill().unwrap();
@@ -120,8 +139,7 @@ fn a_rank_that_hangs_is_an_error_within_the_timeout() {
 fn a_rank_that_does_not_come_is_an_error() {
     let store = Store::serve(0, PATIENCE).unwrap();
     let client = Store::connect("127.0.0.1", store.port(), PATIENCE).unwrap();
-    let seat = Seat { name: "test".to_owned(), rank: 0, size: 2, address: "127.0.0.1".to_owned() };
-    Group::join(&client, &seat, Duration::from_secs(1)).unwrap_err();
+    Group::join(&client, &seat(0, 2), Duration::from_secs(1)).unwrap_err();
     drop(store);
     Store::connect("127.0.0.1", 1, Duration::from_secs(1)).unwrap_err();
 }
@@ -129,10 +147,77 @@ fn a_rank_that_does_not_come_is_an_error() {
 #[test]
 fn an_aborted_group_does_nothing_more() {
     let store = Store::serve(0, PATIENCE).unwrap();
-    let seat = Seat { name: "alone".to_owned(), rank: 0, size: 1, address: "127.0.0.1".to_owned() };
-    let group = Group::join(&store, &seat, PATIENCE).unwrap();
-    let tensor = numbers(3);
+    let group = Group::join(&store, &seat(0, 1), PATIENCE).unwrap();
+    let tensor = numbers(3, Device::Cpu);
     group.all_reduce(&tensor).unwrap();
-    assert_eq!(tensor, numbers(3));
+    assert_eq!(tensor, numbers(3, Device::Cpu));
     group.abort().unwrap();
+}
+
+#[test]
+fn a_device_that_nothing_is_exchanged_on_is_named() {
+    let store = Store::serve(0, PATIENCE).unwrap();
+    let elsewhere = |device| Seat { name: format!("on {device:?}"), device, ..seat(0, 1) };
+    let error = |device| Group::join(&store, &elsewhere(device), PATIENCE).unwrap_err().to_string();
+    assert!(error(Device::Mps).contains("not on Mps"), "{}", error(Device::Mps));
+    // Either this build has no NCCL, or this machine no such device.
+    let named = if Group::HAS_NCCL { "cuda:99" } else { "--features nccl" };
+    assert!(error(Device::Cuda(99)).contains(named), "{}", error(Device::Cuda(99)));
+}
+
+#[cfg(all(feature = "cuda-tests", feature = "nccl"))]
+mod cuda {
+    use super::*;
+
+    /// Whether there are so many; says so where there are not.
+    fn has_devices(wanted: i64) -> bool {
+        let found = tch::Cuda::device_count();
+        if found < wanted {
+            eprintln!("not run: it wants {wanted} CUDA devices, and there are {found}");
+        }
+        found >= wanted
+    }
+
+    #[test]
+    fn a_device_alone_exchanges_with_itself() {
+        if has_devices(1) {
+            check("cuda-exchange", 1);
+        }
+    }
+
+    #[test]
+    fn a_group_takes_tensors_of_its_device_alone() {
+        if !has_devices(1) {
+            return;
+        }
+        let store = Store::serve(0, PATIENCE).unwrap();
+        let seat = Seat { name: "device".to_owned(), device: Device::Cuda(0), ..seat(0, 1) };
+        let group = Group::join(&store, &seat, PATIENCE).unwrap();
+        let error = group.all_reduce(&numbers(0, Device::Cpu)).unwrap_err().to_string();
+        assert!(error.contains("a tensor is on Cpu"), "{error}");
+        group.all_reduce(&numbers(0, Device::Cuda(0))).unwrap();
+        group.abort().unwrap();
+        group.all_reduce(&numbers(0, Device::Cuda(0))).unwrap_err();
+    }
+
+    #[test]
+    fn tensors_are_exchanged_by_two_devices() {
+        if has_devices(2) {
+            check("cuda-exchange", 2);
+        }
+    }
+
+    #[test]
+    fn a_rank_that_died_is_an_error_on_the_other() {
+        if has_devices(2) {
+            check("cuda-die", 2);
+        }
+    }
+
+    #[test]
+    fn a_rank_that_hangs_is_an_error_too() {
+        if has_devices(2) {
+            check_hang("cuda-hang");
+        }
+    }
 }

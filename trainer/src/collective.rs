@@ -1,6 +1,6 @@
 //! What ranks do together.
 
-use tch::Tensor;
+use tch::{TchError, Tensor};
 use torch_ext::{Group, TorchError};
 
 /// Ranks that make the same calls in the same order.
@@ -8,7 +8,7 @@ pub trait Collective {
     /// This rank and how many there are.
     fn place(&self) -> Place;
 
-    /// Every rank's `tensor`, by rank; of one shape on all, without a graph.
+    /// Every rank's `tensor`, by rank; of one shape on all, without a graph. They are where ranks exchange.
     ///
     /// # Errors
     /// [`TorchError`] when a rank is gone or late.
@@ -37,12 +37,22 @@ impl Collective for Group {
 
     fn gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>, TorchError> {
         let tensor = tensor.f_detach().and_then(|tensor| tensor.f_contiguous());
-        self.all_gather(&tensor.map_err(|error| TorchError::Failed(error.to_string()))?)
+        self.all_gather(&tensor.and_then(|tensor| tensor.f_to_device(self.device())).map_err(failed)?)
     }
 
     fn sum(&self, tensor: &Tensor) -> Result<(), TorchError> {
-        self.all_reduce(tensor)
+        if tensor.device() == self.device() {
+            return self.all_reduce(tensor);
+        }
+        let there = tensor.f_to_device(self.device()).map_err(failed)?;
+        self.all_reduce(&there)?;
+        tensor.shallow_clone().f_copy_(&there).map_err(failed)
     }
+}
+
+#[allow(clippy::needless_pass_by_value)] // `map_err` hands errors over by value.
+fn failed(error: TchError) -> TorchError {
+    TorchError::Failed(error.to_string())
 }
 
 /// A rank that is the only one.
@@ -55,8 +65,7 @@ impl Collective for Alone {
     }
 
     fn gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>, TorchError> {
-        let tensor = tensor.f_detach().map_err(|error| TorchError::Failed(error.to_string()))?;
-        Ok(vec![tensor])
+        Ok(vec![tensor.f_detach().map_err(failed)?])
     }
 
     fn sum(&self, _tensor: &Tensor) -> Result<(), TorchError> {

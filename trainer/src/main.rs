@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use model::{Checkpoint, Overrides, Pooling};
+use model::{Checkpoint, Device, Overrides, Pooling};
 use torch_ext::{Group, Seat, Store};
 use trainer::TrainError;
 use trainer::collective::{Alone, Collective};
@@ -106,6 +106,9 @@ struct RankArgs {
     /// Name of this attempt: ranks of another one do not meet it
     #[arg(long, default_value = "0")]
     attempt: String,
+    /// What it computes on: cpu, or cuda:N, on all ranks the one or the other
+    #[arg(long, default_value = "cpu", value_parser = Device::parse, value_name = "DEVICE")]
+    device: Device,
     /// Seconds that a rank waits for the others
     #[arg(long, default_value_t = 1800)]
     timeout_seconds: u64,
@@ -132,8 +135,8 @@ fn main() -> ExitCode {
 }
 
 fn run(verb: Verb, threads: usize) -> Result<ExitCode, TrainError> {
-    model::prepare(model::Device::Cpu, threads)
-        .map_err(|error| TrainError::Unsupported(error.to_string()))?;
+    let device = if let Verb::Rank(args) = &verb { args.device } else { Device::Cpu };
+    model::prepare(device, threads).map_err(|error| TrainError::Unsupported(error.to_string()))?;
     match verb {
         Verb::Serve(_) => unreachable!("it is taken care of before"),
         Verb::Replay { dir, root, checkpoints } => {
@@ -151,7 +154,11 @@ fn run(verb: Verb, threads: usize) -> Result<ExitCode, TrainError> {
             }
             let job = Job::load(&args.job)?;
             if args.ranks == 1 {
-                train(&job, &Alone)?;
+                train(&job, &Alone, device)?;
+            } else if device != Device::Cpu && !Group::HAS_NCCL {
+                let what = "ranks on CUDA devices meet by NCCL, and this build has none: build it with \
+                            `--features trainer/nccl`";
+                return Err(TrainError::Unsupported(what.to_owned()));
             } else {
                 let timeout = Duration::from_secs(args.timeout_seconds);
                 let store = match args.rank {
@@ -159,8 +166,8 @@ fn run(verb: Verb, threads: usize) -> Result<ExitCode, TrainError> {
                     _ => Store::connect(&args.store_host, args.store_port, timeout)?,
                 };
                 let RankArgs { rank, ranks, attempt, address, .. } = args;
-                let seat = Seat { name: attempt, rank, size: ranks, address };
-                train(&job, &Group::join(&store, &seat, timeout)?)?;
+                let seat = Seat { name: attempt, rank, size: ranks, address, device: device.torch() };
+                train(&job, &Group::join(&store, &seat, timeout)?, device)?;
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -174,7 +181,7 @@ fn evaluate(args: EvaluateArgs) -> Result<Metrics, TrainError> {
     match checkpoint.card().kind {
         model::Kind::Embedder => {
             let evaluation = Evaluation::read(&data, &Corpus::default(), Kind::Embedder)?;
-            evaluation.measure(&mut Directory::load(&checkpoint)?)
+            evaluation.measure(&mut Directory::load(&checkpoint, Device::Cpu)?)
         }
         model::Kind::CrossEncoder => {
             let evaluation = Evaluation::read(&data, &Corpus::default(), Kind::Reranker)?;
@@ -188,7 +195,7 @@ fn serve(args: ServeArgs, threads: usize) -> ExitCode {
     let served = || -> Result<(), service::Failure> {
         let config = Config::from_args(args, threads)?;
         let device = |error: model::DeviceError| io::Error::other(error.to_string());
-        model::prepare(model::Device::Cpu, threads).map_err(device)?;
+        model::prepare(Device::Cpu, threads).map_err(device)?;
         let runtime =
             tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("trainer").build()?;
         let served = runtime.block_on(service::serve(config));
@@ -221,10 +228,10 @@ fn end_with_stdin() {
 }
 
 /// Rank 0 tells of all that happens.
-fn train(job: &Job, world: &impl Collective) -> Result<(), TrainError> {
+fn train(job: &Job, world: &impl Collective, device: Device) -> Result<(), TrainError> {
     let speaks = world.place().rank == 0;
     let mut failed = None;
-    rank::run(job, world, |told| {
+    rank::run(job, world, device, |told| {
         if speaks && let Err(error) = json(told).and_then(say) {
             failed.get_or_insert(error);
         }

@@ -72,15 +72,20 @@ pub enum Told {
     },
 }
 
-/// Trains to the end, from the newest checkpoint where there is one, and writes the model to `model` below the job's
-/// output directory. Every rank calls `report` for all that is to be told.
+/// Trains on `device` to the end, from the newest checkpoint where there is one, and writes the model to `model` below the
+/// job's output directory. Every rank calls `report` for all that is to be told.
 ///
 /// # Errors
 /// [`TrainError`]; what was checkpointed stays.
-pub fn run(job: &Job, world: &impl Collective, mut report: impl FnMut(&Told)) -> Result<(), TrainError> {
+pub fn run(
+    job: &Job,
+    world: &impl Collective,
+    device: Device,
+    mut report: impl FnMut(&Told),
+) -> Result<(), TrainError> {
     let checkpoints = Checkpoints::below(&job.output_dir.join("checkpoints"), job.save_total_limit);
     let from = agree(world, checkpoints.newest()?)?;
-    let mut run = Run::start(job, world, &checkpoints, from)?;
+    let mut run = Run::start(job, (world, device), &checkpoints, from)?;
     if from.is_none() {
         run.evaluate(&mut report)?;
     }
@@ -98,7 +103,8 @@ pub fn run(job: &Job, world: &impl Collective, mut report: impl FnMut(&Told)) ->
     let step = run.finished_at();
     if step != run.state.step {
         // That of step 0 is the initial model, of which there is no checkpoint.
-        run.model = load(job, &run.objective, &checkpoints, Some(step).filter(|step| *step > 0))?;
+        let from = Some(step).filter(|step| *step > 0);
+        run.model = load(job, device, &run.objective, &checkpoints, from)?;
     }
     let model = job.output_dir.join("model");
     if world.place().rank == 0 {
@@ -155,7 +161,7 @@ struct Run<'a, C> {
 impl<'a, C: Collective> Run<'a, C> {
     fn start(
         job: &'a Job,
-        world: &'a C,
+        (world, device): (&'a C, Device),
         checkpoints: &Checkpoints,
         from: Option<u64>,
     ) -> Result<Self, TrainError> {
@@ -167,8 +173,8 @@ impl<'a, C: Collective> Run<'a, C> {
             pad_to_multiple_of: None,
         };
         let objective = objective(job, &collator)?;
-        let model = load(job, &objective, checkpoints, from)?;
-        let guide = job.guide_model.as_deref().map(|dir| Directory::open(dir, &Overrides::default()));
+        let model = load(job, device, &objective, checkpoints, from)?;
+        let guide = job.guide_model.as_deref().map(|dir| Directory::open(dir, &Overrides::default(), device));
         let mut optimizer = Optimizer::new(model.parameters(), job.optimizer())?;
         let (mut stream, held) = stream(job, world.place())?;
         let evaluation = job.evaluation.as_ref().map(|data| Evaluation::read(data, &held, job.kind));
@@ -349,9 +355,10 @@ impl<'a, C: Collective> Run<'a, C> {
     }
 }
 
-/// The model of `job` as it was after a step, or initially, what is not to be trained frozen.
+/// The model of `job` on `device` as it was after a step, or initially, what is not to be trained frozen.
 fn load(
     job: &Job,
+    device: Device,
     objective: &Objective,
     checkpoints: &Checkpoints,
     step: Option<u64>,
@@ -362,7 +369,7 @@ fn load(
     let weights = whole.map_or_else(|| job.model.clone(), |step| checkpoints.path(step));
     // Adapters begin alike on every rank.
     model::seed(i64::from_ne_bytes(job.seed.to_ne_bytes()));
-    let model = Trainee::load_for(&config, &weights, (task, &manner), Device::Cpu)?;
+    let model = Trainee::load_for(&config, &weights, (task, &manner), device)?;
     if let Some(step) = step.filter(|_| job.use_lora) {
         checkpoints.read_adapters(step, &model)?;
     }

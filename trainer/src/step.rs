@@ -126,7 +126,8 @@ impl<C: Collective> Step<'_, C> {
         let group = i64::try_from(batch.group).unwrap_or(i64::MAX);
         let teacher =
             scores.map(|scores| teacher(scores, sequences.len() / batch.group.max(1))).transpose()?;
-        let teacher = teacher.map(|scores| scores.f_softmax(-1, Kind::Float)).transpose()?;
+        let finish = |scores: Tensor| scores.f_to_device(logits.device())?.f_softmax(-1, Kind::Float);
+        let teacher = teacher.map(finish).transpose()?;
         let loss = loss::grouped(&logits, group, teacher.as_ref())?;
         let objective = loss.objective(self.world.place().ranks, self.settings.scale)?;
         objective.f_mul_scalar(share / accumulated(moment) * self.settings.factor)?.f_backward()?;
@@ -140,6 +141,7 @@ impl<C: Collective> Step<'_, C> {
         let negatives = if batch.own_group { Negatives::OwnGroup } else { self.objective.contrast.negatives };
         let alone = negatives != Negatives::AllRanks;
         let everyones = |rows: &Tensor| -> Result<Vec<Tensor>, TrainError> {
+            let rows = &rows.f_to_device(self.model.device())?;
             let mut all = if alone {
                 // Nobody looks at the others'.
                 (0..ranks).map(|_| rows.f_detach()).collect::<Result<Vec<_>, _>>()?

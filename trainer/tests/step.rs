@@ -24,10 +24,10 @@ fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(name)
 }
 
-fn model(unified: bool, manner: &Manner) -> Trainee {
+fn model(unified: bool, manner: &Manner, device: Device) -> Trainee {
     let dir = golden(if unified { "traces/models/xlmr-m3" } else { "checkpoints/xlmr-cls" });
     let task = if unified { Task::Unified } else { Task::Dense };
-    Trainee::load_for(&dir.join("config.json"), &dir, (task, manner), Device::Cpu).unwrap()
+    Trainee::load_for(&dir.join("config.json"), &dir, (task, manner), device).unwrap()
 }
 
 /// Whole graphs, and layers that are run again.
@@ -93,7 +93,7 @@ fn run_in(
     batch: &Batch,
 ) -> (f64, Vec<(String, Tensor)>) {
     model::set_threads(1);
-    let model = model(objective.unified.is_some(), manner);
+    let model = model(objective.unified.is_some(), manner, Device::Cpu);
     let loss = Step { model: &model, world, objective, settings }.texts(batch, &MOMENT).unwrap();
     let found = gradients(&model);
     let named: Vec<(&str, Tensor)> =
@@ -168,7 +168,7 @@ fn check_dropout(manner: &Manner, chunk: Option<usize>) {
     // Along the gradient the loss rises as it says, with the same numbers dropped: a chunk run again with others would
     // tell of another loss.
     let rise = |scale: f64| {
-        let model = model(false, manner);
+        let model = model(false, manner, Device::Cpu);
         for (parameter, (_, gradient)) in model.parameters().iter().zip(&first.1) {
             let moved = gradient * scale;
             let _ = tch::no_grad(|| parameter.tensor().f_add_(&moved).unwrap());
@@ -339,5 +339,77 @@ fn groups_of_pairs_in_chunks_are_the_whole() {
         let (chunked, found) = run(Some(chunk), &manner);
         assert!((chunked - loss).abs() < 1e-5, "{chunked} {loss}");
         check_same(&found, &expected);
+    }
+}
+
+#[cfg(feature = "cuda-tests")]
+mod cuda {
+    use trainer::optimizer::{Optimizer, Settings as Rules};
+
+    use super::*;
+
+    const RATE: f64 = 1e-3;
+    const RULES: Rules =
+        Rules { betas: [0.9, 0.999], epsilon: 1e-8, weight_decay: 0.01, max_norm: Some(1.0) };
+
+    /// Loss, gradients, and by how much one optimiser step moves each parameter, all on the processor.
+    fn moved(
+        device: Device,
+        unified: bool,
+        (chunk, manner): (Option<usize>, &Manner),
+    ) -> (f64, [Vec<Tensor>; 2]) {
+        model::set_threads(1);
+        let (model, objective) = (model(unified, manner, device), objective(unified, Negatives::InBatch));
+        let settings = Settings { chunk, ..PLAIN };
+        let step = Step { model: &model, world: &Alone, objective: &objective, settings };
+        let loss = step.texts(&Batch { distinct: true, ..batch(0..5) }, &MOMENT).unwrap();
+        let here = |tensor: Tensor| tensor.detach().to_device(tch::Device::Cpu).copy();
+        let values =
+            || model.parameters().iter().map(|parameter| here(parameter.tensor())).collect::<Vec<_>>();
+        let gradients = gradients(&model).into_iter().map(|(_, gradient)| here(gradient)).collect();
+        let before = values();
+        Optimizer::new(model.parameters(), RULES).unwrap().step(RATE).unwrap();
+        let moves = values().iter().zip(&before).map(|(after, before)| after - before).collect();
+        (loss, [gradients, moves])
+    }
+
+    fn norm(tensors: &[Tensor]) -> f64 {
+        tensors.iter().map(|tensor| tensor.norm().double_value(&[]).powi(2)).sum::<f64>().sqrt()
+    }
+
+    #[test]
+    fn a_step_on_cuda_is_that_on_the_processor() {
+        let _one = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+        model::reach(Device::Cuda(0)).unwrap();
+        for unified in [false, true] {
+            let (loss, expected) = moved(Device::Cpu, unified, (None, &Manner::default()));
+            for (chunk, manner) in [None, Some(2)].into_iter().flat_map(|chunk| manners().map(|m| (chunk, m)))
+            {
+                let (found_loss, found) = moved(Device::Cuda(0), unified, (chunk, &manner));
+                assert!((found_loss - loss).abs() < 1e-4, "{found_loss} {loss}");
+                // Where a gradient is next to nothing, the first step's direction is that of its rounding.
+                for (found, expected, allowed) in
+                    [(&found[0], &expected[0], 1e-3), (&found[1], &expected[1], 5e-2)]
+                {
+                    let apart: Vec<Tensor> = found.iter().zip(expected).map(|(a, b)| a - b).collect();
+                    let share = norm(&apart) / norm(expected);
+                    assert!(found.len() == expected.len() && share < allowed, "{share}, chunks of {chunk:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn dropout_on_cuda_is_the_same_when_a_chunk_is_run_again() {
+        let _one = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+        model::reach(Device::Cuda(0)).unwrap();
+        let hidden = |seed: i64| {
+            let model = model(false, &Manner::default(), Device::Cuda(0));
+            let (side, dropout) = (side(1, 0..4), Dropout { hidden: 0.3, attention: 0.3, ..Dropout::NONE });
+            model::seed(seed);
+            objective(false, Negatives::InBatch).embed(&model, &side, &dropout).unwrap().rows.detach()
+        };
+        assert_eq!(hidden(3), hidden(3));
+        assert!(hidden(3) != hidden(4));
     }
 }

@@ -21,33 +21,33 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Loads the checkpoint in `dir`, in f32.
+    /// Loads the checkpoint in `dir`, in f32, to be run on `device`.
     ///
     /// # Errors
     /// [`TrainError::Model`]; [`TrainError::Unsupported`] for a cross-encoder.
-    pub fn open(dir: &Path, overrides: &Overrides) -> Result<Self, TrainError> {
+    pub fn open(dir: &Path, overrides: &Overrides, device: Device) -> Result<Self, TrainError> {
         let checkpoint = Checkpoint::open(dir, overrides)?;
         if checkpoint.card().kind != Kind::Embedder {
             let what = format!("{}: a cross-encoder makes no vectors to be evaluated", dir.display());
             return Err(TrainError::Unsupported(what));
         }
-        Self::load(&checkpoint)
+        Self::load(&checkpoint, device)
     }
 
-    /// Loads a checkpoint that is an embedder's, in f32.
+    /// Loads a checkpoint that is an embedder's, in f32, to be run on `device`.
     ///
     /// # Errors
     /// [`TrainError::Model`].
-    pub fn load(checkpoint: &Checkpoint) -> Result<Self, TrainError> {
+    pub fn load(checkpoint: &Checkpoint, device: Device) -> Result<Self, TrainError> {
         let card = checkpoint.card();
         let prompts =
             [&card.query_prompt, &card.document_prompt].map(|prompt| prompt.clone().unwrap_or_default());
         let (tokenizer, normalize) = (checkpoint.tokenizer()?, card.normalize);
-        let model = Model::load(checkpoint, Device::Cpu, Precision::F32)?;
+        let model = Model::load(checkpoint, device, Precision::F32)?;
         Ok(Self { model, tokenizer, prompts, normalize })
     }
 
-    /// Rows of texts without their prompts, `[texts, dimensions]`, f32, as they are served.
+    /// Rows of texts without their prompts, `[texts, dimensions]`, f32, as they are served; on the processor.
     ///
     /// # Errors
     /// [`TrainError::OutOfMemory`], [`TrainError::Torch`].

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cluster::JobGate;
 use manifest::ManifestFile;
-use model::Overrides;
+use model::{Device, Overrides};
 use proto::v1::{
     CheckpointFile, GetModelRequest, GetSwapRequest, Metric, PublishBegin, Swap, SwapPlan, SwapState,
 };
@@ -141,7 +141,7 @@ async fn compare(
         let (now, alone) = (now.as_mut(), Overrides::default());
         let (trained, served) = match job.kind {
             Kind::Embedder => {
-                let trained = evaluation.measure(&mut Directory::open(&model, &alone)?)?;
+                let trained = evaluation.measure(&mut Directory::open(&model, &alone, Device::Cpu)?)?;
                 (trained, now.map(|now| evaluation.measure(now)))
             }
             Kind::Reranker => {
