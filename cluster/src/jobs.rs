@@ -41,6 +41,14 @@ pub struct ListedJob {
     modified: i64,
 }
 
+impl ListedJob {
+    /// A job that nobody runs. It is as no record has it, and cannot be claimed.
+    #[must_use]
+    pub fn new(name: Name, job: Job) -> Self {
+        Self { name, job, progress: None, owner: None, cancelled: false, modified: 0 }
+    }
+}
+
 /// What became of a job that was submitted.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Submitted {
@@ -258,5 +266,5 @@ fn assemble(name: Name, entries: Vec<(Key, Record, i64)>) -> Option<ListedJob> {
         }
     }
     let (job, modified) = job?;
-    Some(ListedJob { name, job, progress, owner, cancelled, modified })
+    Some(ListedJob { progress, owner, cancelled, modified, ..ListedJob::new(name, job) })
 }

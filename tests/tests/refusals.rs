@@ -35,6 +35,21 @@ fn bad_settings_end_a_service_with_64() {
 }
 
 #[test]
+fn devices_that_no_rank_can_have_end_a_trainer_with_64() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().to_str().unwrap();
+    let check = |devices: &str, part: &str| {
+        let output = format!("{dir}/jobs");
+        let arguments =
+            ["serve", "--etcd", "127.0.0.1:1", "--data-root", dir, "--output", &output, "--devices", devices];
+        check("beige-trainer", &arguments, 64, &["devices", part]);
+    };
+    check("tpu", "\"tpu\"");
+    check("cpu,cuda:0", "the one or the other");
+    check("cuda:99", "cuda:99 cannot be used");
+}
+
+#[test]
 fn a_checkpoint_that_does_not_load_ends_a_worker_with_65() {
     let dir = tempfile::tempdir().unwrap();
     for entry in fs::read_dir(checkpoint("bert-cross")).unwrap().map(Result::unwrap) {

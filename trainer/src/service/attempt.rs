@@ -10,6 +10,7 @@ use tokio::time::{self, Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::devices::Share;
 use super::journal::{Journal, Lost};
 use super::ranks::{Heard, Plan, Ranks, TRY_AGAIN};
 
@@ -42,6 +43,8 @@ pub(super) struct Watch<'a> {
     pub(super) lease: LeaseId,
     /// The trainer's lease.
     pub(super) leases: watch::Receiver<Option<LeaseId>>,
+    /// What its ranks run on; given back when they have ended for good.
+    pub(super) share: Option<Share>,
     /// Ends the attempt.
     pub(super) stop: &'a CancellationToken,
     /// Where tasks belong.

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::thread;
 
 use cluster::{Name, Settings, Tls, TrainerId};
+use model::Device;
 use telemetry::Format;
 use telemetry::signals::Stdin;
 use tls::{Client, ClientFiles, Dialer, Server, ServerFiles};
 use uuid::Uuid;
 
+use super::devices;
 use super::root::Roots;
 
 /// How each setting is given.
@@ -53,9 +55,12 @@ pub struct ServeArgs {
     /// Where jobs write, a directory each; trainers that share a cluster share it
     #[arg(long, env = "BEIGE_OUTPUT", value_name = "DIR")]
     output: PathBuf,
-    /// How many ranks run at a time, on processors
-    #[arg(long, env = "BEIGE_RANKS", value_name = "COUNT")]
+    /// How many ranks run at a time, on processors [default: one for each core]
+    #[arg(long, env = "BEIGE_RANKS", value_name = "COUNT", conflicts_with = "devices")]
     ranks: Option<NonZeroUsize>,
+    /// What ranks run on, one each, in place of ranks: cuda:0,cuda:1
+    #[arg(long, env = "BEIGE_DEVICES", value_delimiter = ',', value_name = "DEVICE")]
+    devices: Vec<String>,
     /// A file with the API key that gateways are shown, where they ask for one
     #[arg(long, env = "BEIGE_KEY_FILE", value_name = "FILE")]
     key_file: Option<PathBuf>,
@@ -114,7 +119,8 @@ pub struct Config {
     pub(super) admin: SocketAddr,
     pub(super) roots: Roots,
     pub(super) output: PathBuf,
-    pub(super) ranks: usize,
+    /// What a rank each runs on; they are there.
+    pub(super) devices: Vec<Device>,
     pub(super) threads: usize,
     pub(super) key: Option<Arc<PathBuf>>,
     pub(super) dialer: Dialer,
@@ -126,7 +132,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// Checks `args`, reads certificates and makes the output directory; a rank runs on `threads`.
+    /// Checks `args`, looks for devices, reads certificates and makes the output directory; a rank runs on `threads`.
     ///
     /// # Errors
     /// [`InvalidConfig`] names the setting.
@@ -143,6 +149,9 @@ impl Config {
         let public = ServerFiles::of(args.tls_cert, args.tls_key, args.tls_client_ca)
             .map_err(|_| "tls-cert and tls-key go together, and tls-client-ca needs both")
             .map_err(wrong("tls-cert"))?;
+        let devices = devices::parse(&args.devices, args.ranks.map_or(cores, NonZeroUsize::get))
+            .map_err(wrong("devices"))?;
+        devices.iter().try_for_each(|device| model::reach(*device)).map_err(wrong("devices"))?;
         let tls_server = public.map(Server::load).transpose().map_err(wrong("tls-cert"))?;
         std::fs::create_dir_all(&args.output).map_err(wrong("output"))?;
         let output = args.output.canonicalize().map_err(wrong("output"))?;
@@ -154,7 +163,7 @@ impl Config {
             admin: args.admin,
             roots: Roots::open(&args.data_root).map_err(wrong("data-root"))?,
             output,
-            ranks: args.ranks.map_or(cores, NonZeroUsize::get),
+            devices,
             threads,
             key: args.key_file.map(Arc::new),
             dialer: dialer(

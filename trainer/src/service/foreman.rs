@@ -5,12 +5,14 @@ use std::time::Duration;
 use std::{fs, io};
 
 use cluster::{JobState, LeaseId, unix_ms};
+use model::Device;
 use tokio::sync::watch;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::attempt::{self, End, Watch};
+use super::devices::Share;
 use super::gateway::Gateways;
 use super::handover::{self, Undelivered};
 use super::journal::Journal;
@@ -44,14 +46,15 @@ impl Shop {
         self.output.join(job)
     }
 
-    /// Runs a job that was claimed under `lease` to its end, and gives it up.
+    /// Runs a job that was claimed under `lease` to its end, and gives it up. Its ranks run on the devices of `share`.
     pub(super) async fn run(
         &self,
         mut journal: Journal,
         is_cancelled: bool,
         (lease, leases): (LeaseId, watch::Receiver<Option<LeaseId>>),
+        share: Share,
     ) {
-        let mut watch = Watch { lease, leases, stop: &self.stop, tasks: &self.tasks };
+        let mut watch = Watch { lease, leases, share: Some(share), stop: &self.stop, tasks: &self.tasks };
         let end = if is_cancelled { End::Cancelled } else { self.work(&mut journal, &mut watch).await };
         match end {
             End::Trained => {
@@ -95,6 +98,8 @@ impl Shop {
         };
         if journal.job.state != JobState::Publishing || journal.job.outcome.model.is_empty() {
             let end = self.train(&spec, directory, journal, watch).await;
+            // Handing the model over takes none.
+            watch.share = None;
             if end != End::Trained {
                 return end;
             }
@@ -128,6 +133,8 @@ impl Shop {
         if let Err(error) = written {
             return End::Failed(format!("{}: {error}", directory.display()));
         }
+        let devices = watch.share.as_ref().map(Share::devices).unwrap_or_default();
+        let named: Vec<String> = devices.iter().map(Device::to_string).collect();
         let (mut farthest, mut in_vain) = (journal.step(), 0);
         loop {
             journal.job.attempt += 1;
@@ -135,12 +142,13 @@ impl Shop {
                 journal.job.started_unix_ms = unix_ms();
             }
             journal.state(JobState::Running);
-            journal.event(format!("attempt {} begins, ranks: {}", journal.job.attempt, spec.ranks));
+            let attempt = journal.job.attempt;
+            journal.event(format!("attempt {attempt} begins, ranks on {}", named.join(", ")));
             let plan = Plan {
                 job: job.clone(),
                 logs: directory.join("logs"),
-                ranks: spec.ranks,
-                attempt: journal.job.attempt,
+                devices: devices.clone(),
+                attempt,
                 threads: self.threads,
                 timeout_seconds: spec.timeout_seconds,
             };
@@ -151,7 +159,7 @@ impl Shop {
             if in_vain > spec.max_restarts {
                 return End::Failed(format!("{in_vain} attempts in a row came to nothing; the last: {why}"));
             }
-            journal.event(format!("attempt {} ended: {why}", journal.job.attempt));
+            journal.event(format!("attempt {attempt} ended: {why}"));
             time::sleep(PAUSE).await;
         }
     }

@@ -8,6 +8,7 @@
 mod api;
 mod attempt;
 mod config;
+mod devices;
 mod foreman;
 mod gateway;
 mod handover;

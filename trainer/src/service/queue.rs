@@ -1,13 +1,13 @@
 //! Whose turn it is: jobs that nobody runs, by age, on devices that are free.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use cluster::{Etcd, Job, JobState, LeaseId, ListedJob, TrainerId};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time;
 
+use super::devices::Devices;
 use super::foreman::Shop;
 use super::journal::Journal;
 
@@ -20,7 +20,7 @@ pub(super) struct Queue {
     pub(super) etcd: Etcd,
     pub(super) id: TrainerId,
     pub(super) leases: watch::Receiver<Option<LeaseId>>,
-    pub(super) devices: usize,
+    pub(super) devices: Devices,
     pub(super) shop: Shop,
 }
 
@@ -32,12 +32,11 @@ impl Queue {
     }
 
     async fn look(&self) {
-        let free = Arc::new(Semaphore::new(self.devices));
         loop {
             let lease = *self.leases.borrow();
             if let Some(lease) = lease {
                 match self.etcd.jobs().await {
-                    Ok(jobs) => self.begin(&jobs, lease, &free).await,
+                    Ok(jobs) => self.begin(&jobs, lease).await,
                     Err(error) => tracing::debug!(%error, "jobs cannot be listed"),
                 }
             }
@@ -46,10 +45,9 @@ impl Queue {
     }
 
     /// Claims and begins what there are devices for.
-    async fn begin(&self, jobs: &[ListedJob], lease: LeaseId, free: &Arc<Semaphore>) {
-        for found in turns(jobs, self.devices) {
-            let permit = Arc::clone(free).try_acquire_many_owned(devices(found));
-            let Ok(permit) = permit else {
+    async fn begin(&self, jobs: &[ListedJob], lease: LeaseId) {
+        for found in turns(jobs, self.devices.count()) {
+            let Some(share) = self.devices.take(wanted(found)) else {
                 // Nobody overtakes the oldest: else one that takes many devices would wait for ever.
                 return;
             };
@@ -64,8 +62,7 @@ impl Queue {
                     let runtime = Handle::current();
                     // A thread of its own, on which it may also calculate.
                     self.shop.tasks.spawn_blocking(move || {
-                        runtime.block_on(shop.run(journal, cancelled, (lease, leases)));
-                        drop(permit);
+                        runtime.block_on(shop.run(journal, cancelled, (lease, leases), share));
                     });
                 }
                 // Another trainer was faster.
@@ -87,7 +84,63 @@ fn turns(jobs: &[ListedJob], devices: usize) -> Vec<&ListedJob> {
 }
 
 /// The devices that a job takes. To end it takes none, nor to hand its model over.
-fn devices(found: &ListedJob) -> u32 {
-    let takes_none = found.cancelled || found.job.state == JobState::Publishing;
-    if takes_none { 0 } else { found.job.ranks }
+fn wanted(found: &ListedJob) -> usize {
+    let is_trained = found.job.state == JobState::Publishing && !found.job.outcome.model.is_empty();
+    if found.cancelled || is_trained { 0 } else { found.job.ranks as usize }
+}
+
+#[cfg(test)]
+mod tests {
+    use cluster::{JobOutcome, Name};
+
+    use super::*;
+
+    fn job(name: &str, ranks: u32, submitted_unix_ms: u64) -> ListedJob {
+        ListedJob::new(Name::parse(name).unwrap(), Job { ranks, submitted_unix_ms, ..Job::default() })
+    }
+
+    #[track_caller]
+    fn check(jobs: &[ListedJob], devices: usize, expected: &[&str]) {
+        let found: Vec<&str> = turns(jobs, devices).iter().map(|found| found.name.as_str()).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn the_oldest_comes_first_that_devices_are_enough_for() {
+        let jobs = [job("young", 1, 30), job("wide", 4, 10), job("old", 2, 20), job("also-old", 1, 20)];
+        check(&jobs, 4, &["wide", "also-old", "old", "young"]);
+        check(&jobs, 2, &["also-old", "old", "young"]);
+        check(&jobs, 1, &["also-old", "young"]);
+        check(&[], 1, &[]);
+    }
+
+    #[test]
+    fn what_is_run_or_has_ended_waits_for_nothing() {
+        let mut jobs = [job("a", 1, 1), job("b", 1, 2), job("c", 1, 3), job("d", 1, 4), job("e", 1, 5)];
+        jobs[0].owner = Some(TrainerId::parse("other").unwrap());
+        for (job, state) in
+            jobs[1..].iter_mut().zip([JobState::Succeeded, JobState::Failed, JobState::Cancelled])
+        {
+            job.job.state = state;
+        }
+        check(&jobs, 1, &["e"]);
+        // One whose trainer died in the middle of it.
+        jobs[4].job.state = JobState::Running;
+        check(&jobs, 1, &["e"]);
+    }
+
+    #[test]
+    fn a_job_that_will_not_train_wants_no_device() {
+        let mut found = job("job", 2, 1);
+        assert_eq!(wanted(&found), 2);
+        // It was told to publish, and what it had trained is not known.
+        found.job.state = JobState::Publishing;
+        assert_eq!(wanted(&found), 2);
+        found.job.outcome = JobOutcome { model: "/jobs/job/model".to_owned(), ..JobOutcome::default() };
+        assert_eq!(wanted(&found), 0);
+        found.job = Job { state: JobState::Running, ..found.job };
+        assert_eq!(wanted(&found), 2);
+        found.cancelled = true;
+        assert_eq!(wanted(&found), 0);
+    }
 }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::{env, fs, io};
 
+use model::Device;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
@@ -30,8 +31,8 @@ pub(super) struct Plan {
     pub(super) job: PathBuf,
     /// Where what they log is kept.
     pub(super) logs: PathBuf,
-    /// How many.
-    pub(super) ranks: usize,
+    /// What they run on, one each.
+    pub(super) devices: Vec<Device>,
     /// Which attempt it is, from 1.
     pub(super) attempt: u32,
     /// Threads of each.
@@ -79,8 +80,8 @@ impl Ranks {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let (tell, heard) = mpsc::channel(HEARD);
         let end = CancellationToken::new();
-        for rank in 0..plan.ranks {
-            let child = command(plan, rank, port)?.spawn()?;
+        for (rank, device) in plan.devices.iter().enumerate() {
+            let child = command(plan, (rank, *device), port)?.spawn()?;
             let log = plan.logs.join(format!("rank-{rank}.log"));
             let readers = tasks.clone();
             tasks.spawn(attend(child, (rank, log), (tell.clone(), readers), end.clone()));
@@ -94,12 +95,13 @@ impl Ranks {
     }
 }
 
-fn command(plan: &Plan, rank: usize, port: u16) -> io::Result<Command> {
+fn command(plan: &Plan, (rank, device): (usize, Device), port: u16) -> io::Result<Command> {
     let mut command = Command::new(env::current_exe()?);
     command.arg("rank").arg(&plan.job).arg("--exit-on-stdin-eof");
     for (flag, value) in [
         ("--rank", rank.to_string()),
-        ("--ranks", plan.ranks.to_string()),
+        ("--ranks", plan.devices.len().to_string()),
+        ("--device", device.to_string()),
         ("--store-port", port.to_string()),
         ("--attempt", plan.attempt.to_string()),
         ("--timeout-seconds", plan.timeout_seconds.to_string()),

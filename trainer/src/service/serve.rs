@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cluster::{Etcd, InvalidSettings, MembershipOptions, Trainer, TrainerPlace};
+use model::Device;
 use proto::v1::training_server::TrainingServer;
 use telemetry::admin::{self, Readiness};
 use telemetry::prometheus::registry::Registry;
@@ -21,6 +22,7 @@ use tonic::transport::Server;
 
 use super::api::Service;
 use super::config::{Config, InvalidConfig};
+use super::devices::Devices;
 use super::foreman::Shop;
 use super::gateway::Gateways;
 use super::queue::Queue;
@@ -96,7 +98,7 @@ pub async fn serve(config: Config) -> Result<(), Failure> {
     let (readiness, refusals) = operate(admin, &helpers, &ended);
     let said = Trainer {
         address: config.advertise.clone().unwrap_or_else(|| listening.to_string()),
-        devices: vec!["cpu".to_owned(); config.ranks],
+        devices: config.devices.iter().map(Device::to_string).collect(),
     };
     let options = MembershipOptions::default();
     let own = (config.id.clone(), &said);
@@ -106,7 +108,7 @@ pub async fn serve(config: Config) -> Result<(), Failure> {
         etcd: etcd.clone(),
         id: config.id.clone(),
         leases: place.lease(),
-        devices: config.ranks,
+        devices: Devices::new(&config.devices),
         shop: workshop.clone(),
     };
     tasks.spawn(queue.run());
