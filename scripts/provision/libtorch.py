@@ -8,7 +8,8 @@ beside `nvidia/*/lib`: `libtorch_cuda.so` looks for its neighbours under `$ORIGI
 does not follow a link to a file when it works out `$ORIGIN`. A worker opens `libtorch_cuda.so` at start in
 the directory that the file `cuda-path` names, which lies beside the `libtorch_cpu.so` that it was linked to;
 where there is no such file, beside it. The CPU libraries that `libtorch_cuda.so` asks for are by then in the
-process under the same sonames, out of the same wheel, and are not loaded twice.
+process under the same sonames, out of the same wheel, and are not loaded twice. A trainer that is built with
+NCCL is linked with what lies there, and compiled against the headers beside it.
 """
 
 import platform
@@ -19,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .links import point, points
-from .pins import CUDA_LIBRARIES, CUDA_STUBS, TORCH
+from .pins import CUDA_HEADERS, CUDA_LIBRARIES, CUDA_STUBS, TORCH
 from .places import Places
 from .step import Refusal, Step, say
 from .wheels import Wheel, extract, fetch, scratch, staged
@@ -35,6 +36,9 @@ LEAN_LIBRARIES = [
     "libcudart.so.13",
     "libcupti.so.13",
 ]
+
+# What the CUDA directory is made of.
+CUDA_WHEELS = [TORCH, *CUDA_LIBRARIES, *CUDA_HEADERS]
 
 # Bytes on disk while a step runs: the largest wheel twice, and what is taken out of all of them.
 LEAN_BYTES = 1_700_000_000
@@ -97,28 +101,29 @@ def lean_path(prefix: Path, member: str) -> Path | None:
 
 
 def has_cuda(places: Places) -> bool:
-    if not is_of_recipe(places.cuda_libtorch, [TORCH, *CUDA_LIBRARIES]):
+    if not is_of_recipe(places.cuda_libtorch, CUDA_WHEELS):
         return False
     pointer = cuda_pointer(places)
     return pointer.is_file() and pointer.read_text() == cuda_pointer_text(places)
 
 
 def make_cuda(places: Places) -> None:
-    wheels = [TORCH, *CUDA_LIBRARIES]
     # A new lean prefix has no pointer, while the CUDA directory may be as it should.
-    if not is_of_recipe(places.cuda_libtorch, wheels):
+    if not is_of_recipe(places.cuda_libtorch, CUDA_WHEELS):
         require_space(places, CUDA_BYTES)
         say(
             f"libtorch {VERSION} for NVIDIA GPUs into {places.cuda_libtorch} (2.4 GB to fetch)"
         )
         with staged(places, places.cuda_libtorch) as directory:
-            unpack(places, wheels, lambda member: cuda_path(directory, member))
-            (directory / "recipe").write_text(recipe(wheels))
+            unpack(places, CUDA_WHEELS, lambda member: cuda_path(directory, member))
+            (directory / "recipe").write_text(recipe(CUDA_WHEELS))
     cuda_pointer(places).write_text(cuda_pointer_text(places))
 
 
 def cuda_path(directory: Path, member: str) -> Path | None:
-    """Where a wheel's member belongs in the CUDA directory: as in the wheel, libraries only."""
+    """Where a wheel's member belongs in the CUDA directory: as in the wheel, libraries and CUDA's and NCCL's headers."""
+    if member.startswith(("nvidia/cu13/include/", "nvidia/nccl/include/")):
+        return directory / member
     parent, _, name = member.rpartition("/")
     is_library = name.endswith(".so") or ".so." in name
     is_wanted = parent == "torch/lib" or (

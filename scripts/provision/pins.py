@@ -92,3 +92,17 @@ CUDA_LIBRARIES = [
         "4936d1d6780fbe68db454f5e72a42ff64d1fd6397df9f363ae786930fd5c1cd4",
     ),
 ]
+
+# Headers that others of CUDA include, for whoever builds with NCCL.
+CUDA_HEADERS = [
+    Wheel(
+        "nvidia-cuda-crt",
+        "13.0.88",
+        "2c8043c7c9e02492716426e9919fc78d2c5b3b2a7a768a88e952676b08aa55a4",
+    ),
+    Wheel(
+        "nvidia-cuda-cccl",
+        "13.0.85",
+        "e0da7ad981f3a8aff08241b5bfc1af868742a63e2762f53a5171c492ef242649",
+    ),
+]

@@ -117,7 +117,10 @@ def test_a_staged_directory_appears_whole_or_not_at_all(tmp_path: Path) -> None:
             "nvidia/cu13/lib/libcudart.so.13",
         ),
         ("nvidia/cudnn/lib/libcudnn.so.9", None, "nvidia/cudnn/lib/libcudnn.so.9"),
-        ("nvidia/cu13/include/cuda.h", None, None),
+        ("nvidia/cu13/include/cuda.h", None, "nvidia/cu13/include/cuda.h"),
+        ("nvidia/cu13/include/nv/target", None, "nvidia/cu13/include/nv/target"),
+        ("nvidia/nccl/include/nccl.h", None, "nvidia/nccl/include/nccl.h"),
+        ("nvidia/cudnn/include/cudnn.h", None, None),
         ("torch/nn/modules/linear.py", None, None),
     ],
 )
