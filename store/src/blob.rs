@@ -15,9 +15,9 @@ use sha2::{Digest as _, Sha256};
 use crate::{Error, Store};
 
 /// Bytes of one request.
-const PIECE: u64 = 8 << 20;
+pub(crate) const PIECE: u64 = 8 << 20;
 /// Requests at once: what hides a cloud's latency, and the memory that one reader takes.
-const AT_ONCE: usize = 4;
+pub(crate) const AT_ONCE: usize = 4;
 /// The version of the list of parts that this release writes and reads.
 const VERSION: u32 = 1;
 
@@ -219,7 +219,7 @@ impl Store {
 }
 
 /// Cuts `range` into ranges of at most `most` bytes.
-fn cut(range: Range<u64>, most: u64) -> impl Iterator<Item = Range<u64>> {
+pub(crate) fn cut(range: Range<u64>, most: u64) -> impl Iterator<Item = Range<u64>> {
     let mut at = range.start;
     iter::from_fn(move || {
         let start = at;

@@ -12,7 +12,6 @@
 //! fetched again. Files are not synced to disk, for the same reason.
 
 mod download;
-mod lock;
 mod room;
 mod verify;
 
@@ -25,8 +24,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::task;
 
 use crate::error::At as _;
+use crate::lock::Lock;
 use crate::{Error, Store};
-use lock::Lock;
 
 /// Where checkpoints are kept on this host. A handle: clones are the same cache, and so are those of other processes.
 #[derive(Clone, Debug)]
@@ -149,7 +148,7 @@ fn name(files: &[ManifestFile]) -> String {
 }
 
 /// Runs what blocks on a thread that may.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match task::spawn_blocking(work).await {
         Ok(done) => done,
         // The runtime ends: nobody waits for this any more.

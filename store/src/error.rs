@@ -93,6 +93,61 @@ impl Error {
     }
 }
 
+/// Why an object that somebody else put somewhere is not here.
+#[derive(Debug, thiserror::Error)]
+pub enum ObjectError {
+    /// Correct the URL, or put it there.
+    #[error("{0} is not there")]
+    Missing(String),
+    /// Look at it again: it is another one by now.
+    #[error("{0} has changed")]
+    Changed(String),
+    /// Name fewer.
+    #[error("{url} has more than {most} objects below it")]
+    Many {
+        /// The prefix.
+        url: String,
+        /// So many are taken.
+        most: usize,
+    },
+    /// The store does not let this process read it: correct the credentials.
+    #[error("the store refuses access to {url}")]
+    Denied {
+        /// The object or prefix.
+        url: String,
+        /// In the store's words.
+        source: Cause,
+    },
+    /// The store cannot be reached, or failed: try again later.
+    #[error("the store cannot be reached, or failed, at {url}")]
+    Unreachable {
+        /// The object or prefix.
+        url: String,
+        /// In the store's words.
+        source: Cause,
+    },
+    /// There is no place for it here.
+    #[error(transparent)]
+    Local(#[from] Error),
+}
+
+impl ObjectError {
+    /// What the store said of what is at `url`.
+    pub(crate) fn at(url: &str, source: object_store::Error) -> Self {
+        use object_store::Error as Said;
+        let url = url.to_owned();
+        if matches!(source, Said::NotFound { .. }) {
+            Self::Missing(url)
+        } else if matches!(source, Said::Precondition { .. }) {
+            Self::Changed(url)
+        } else if matches!(source, Said::PermissionDenied { .. } | Said::Unauthenticated { .. }) {
+            Self::Denied { url, source: source.into() }
+        } else {
+            Self::Unreachable { url, source: source.into() }
+        }
+    }
+}
+
 /// Names the file at fault.
 pub(crate) trait At<T> {
     fn at(self, path: &Path) -> Result<T, Error>;

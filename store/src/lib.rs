@@ -20,6 +20,9 @@
 //! they were cut off, every byte is held against its hash before it is handed out, and what has not been used for
 //! longest makes room.
 //!
+//! A [`Source`] has objects that others put there, such as data to train on. They are known by their URLs and by what the
+//! store says of them; [`Copies`] has them on a local disk.
+//!
 //! Nothing here knows a model or what its name means. Nothing here trusts the store: what is read is what was asked
 //! for, or an [`Error`].
 
@@ -27,7 +30,10 @@ mod address;
 mod blob;
 mod cache;
 mod collect;
+mod copies;
 mod error;
+mod lock;
+mod objects;
 mod publication;
 
 use std::fmt;
@@ -42,7 +48,9 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt as _, PutPayload};
 pub use address::{InvalidUrl, Settings};
 pub use cache::{Cache, Held, Progress, Stage, Told};
 pub use collect::{Collected, Purpose};
-pub use error::{Cause, Error};
+pub use copies::Copies;
+pub use error::{Cause, Error, ObjectError};
+pub use objects::{Object, Place, Source};
 pub use publication::{Publication, UploadError, Wanted};
 
 /// Bytes of a part: what an upload that is cut short loses at most, and holds in memory.

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use futures::TryStreamExt as _;
 use manifest::ManifestFile;
 
-use super::lock::Lock;
 use super::verify::{Damaged, size_and_inode};
 use super::{Cache, Held, Progress, Stage, Told, blocking};
 use crate::error::At as _;
+use crate::lock::Lock;
 use crate::{Error, Store};
 
 /// What of a download is told.

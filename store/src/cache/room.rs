@@ -10,11 +10,11 @@ use std::time::SystemTime;
 use manifest::{ManifestFile, is_digest};
 
 use super::download::remove;
-use super::lock::Lock;
 use super::verify::{Damaged, Inode};
 use super::{Cache, blocking};
 use crate::Error;
 use crate::error::At as _;
+use crate::lock::Lock;
 
 /// Hexadecimal digits at the beginning of the name of everything among the blobs.
 const DIGITS: usize = 64;

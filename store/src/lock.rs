@@ -16,7 +16,7 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// A lock that is held until this is dropped.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub(crate) struct Lock {
     file: File,
     path: PathBuf,
 }
@@ -29,17 +29,17 @@ enum Kind {
 
 impl Lock {
     /// Waits for the lock beside others who share it. `waiting` is called now and then while it waits. Cancel safe.
-    pub(super) async fn shared(path: PathBuf, waiting: impl Fn()) -> Result<Self, Error> {
+    pub(crate) async fn shared(path: PathBuf, waiting: impl Fn()) -> Result<Self, Error> {
         Self::wait(path, Kind::Shared, waiting).await
     }
 
     /// Waits for the lock for oneself. Cancel safe.
-    pub(super) async fn exclusive(path: PathBuf, waiting: impl Fn()) -> Result<Self, Error> {
+    pub(crate) async fn exclusive(path: PathBuf, waiting: impl Fn()) -> Result<Self, Error> {
         Self::wait(path, Kind::Exclusive, waiting).await
     }
 
     /// The lock for oneself, if nobody has it.
-    pub(super) fn try_exclusive(path: PathBuf) -> Result<Option<Self>, Error> {
+    pub(crate) fn try_exclusive(path: PathBuf) -> Result<Option<Self>, Error> {
         Self::take(&path, Kind::Exclusive).at(&path).map(|file| Some(Self { file: file?, path }))
     }
 
@@ -75,13 +75,13 @@ impl Lock {
     }
 
     /// Notes that what is locked was used now.
-    pub(super) fn touch(&self) {
+    pub(crate) fn touch(&self) {
         // It only orders what is evicted first.
         let _ = self.file.set_modified(SystemTime::now());
     }
 
     /// Removes it, where what was locked is no more. It must be held exclusively.
-    pub(super) fn remove(self) {
+    pub(crate) fn remove(self) {
         // A file that stays is empty, and taken again.
         let _ = fs::remove_file(&self.path);
     }
