@@ -26,6 +26,8 @@ mod variants;
 mod etcd;
 #[path = "../../cluster/tests/support/proxy.rs"]
 mod proxy;
+#[path = "../../store/tests/support/s3.rs"]
+mod s3;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -38,6 +40,7 @@ pub use golden::{Golden, floats};
 pub use operator::{Operator, is_decided};
 pub use process::{Process, program};
 pub use proxy::{Fault, Proxy};
+pub use s3::S3Server;
 pub use stage::{Scene, Stage};
 pub use tmpfs::Tmpfs;
 pub use variants::{Distance, deep_variant, heavy_variant, variant};

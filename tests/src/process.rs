@@ -29,8 +29,19 @@ pub struct Process {
 impl Process {
     /// Starts a program and waits until it listens.
     pub async fn spawn(binary: &str, name: &str, arguments: &[&str], logs: &Path) -> Self {
+        Self::spawn_with(binary, name, (arguments, &[]), logs).await
+    }
+
+    /// The same, with more in its environment.
+    pub async fn spawn_with(
+        binary: &str,
+        name: &str,
+        (arguments, environment): (&[&str], &[(String, String)]),
+        logs: &Path,
+    ) -> Self {
         let log = logs.join(format!("{name}-{}.log", std::process::id()));
         let mut command = tokio::process::Command::new(program(binary));
+        command.envs(environment.iter().cloned());
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child =
             command.stderr(File::options().create(true).append(true).open(&log).unwrap()).spawn().unwrap();

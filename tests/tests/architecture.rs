@@ -22,7 +22,10 @@ const EDGES: [(&str, &[&str]); 14] = [
     ("telemetry", &[]),
     ("tls", &[]),
     ("torch-ext", &[]),
-    ("trainer", &["cluster", "manifest", "model", "proto", "publisher", "telemetry", "tls", "torch-ext"]),
+    (
+        "trainer",
+        &["cluster", "manifest", "model", "proto", "publisher", "store", "telemetry", "tls", "torch-ext"],
+    ),
     ("worker", &["cluster", "manifest", "model", "proto", "store", "telemetry", "tls"]),
 ];
 

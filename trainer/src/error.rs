@@ -1,5 +1,6 @@
 //! What goes wrong in training, in sentences.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
@@ -53,6 +54,17 @@ impl TrainError {
             Self::Io { .. } => 74,
             Self::OutOfMemory(_) => 71,
             Self::Torch(_) => TRY_AGAIN,
+        }
+    }
+
+    /// The same of files that go by the names in `names`.
+    #[must_use]
+    pub fn named(self, names: &BTreeMap<PathBuf, String>) -> Self {
+        let rename = |path: PathBuf| names.get(&path).map_or(path.clone(), PathBuf::from);
+        match self {
+            Self::Io { path, source } => Self::Io { path: rename(path), source },
+            Self::Format { path, reason } => Self::Format { path: rename(path), reason },
+            other @ (Self::Unsupported(_) | Self::Model(_) | Self::OutOfMemory(_) | Self::Torch(_)) => other,
         }
     }
 

@@ -1,8 +1,10 @@
 //! What a rank is told to do, by `FlagEmbedding`'s names and with its defaults.
 
 mod evaluation;
+mod fetched;
 mod options;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use model::Pooling;
@@ -28,6 +30,9 @@ pub struct Job {
     pub output_dir: PathBuf,
     /// Files of examples, or directories of them.
     pub train_data: Vec<PathBuf>,
+    /// URLs of what was fetched, by where it lies: errors name these. The job service's alone.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub fetched: BTreeMap<PathBuf, String>,
     /// Passages of a query, the positive first.
     #[serde(default = "Job::group")]
     pub train_group_size: usize,

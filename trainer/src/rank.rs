@@ -81,6 +81,15 @@ pub fn run(
     job: &Job,
     world: &impl Collective,
     device: Device,
+    report: impl FnMut(&Told),
+) -> Result<(), TrainError> {
+    train(job, world, device, report).map_err(|error| error.named(&job.fetched))
+}
+
+fn train(
+    job: &Job,
+    world: &impl Collective,
+    device: Device,
     mut report: impl FnMut(&Told),
 ) -> Result<(), TrainError> {
     let checkpoints = Checkpoints::below(&job.output_dir.join("checkpoints"), job.save_total_limit);
@@ -122,8 +131,11 @@ pub fn run(
 /// [`TrainError::Io`]; [`TrainError::Format`] names the file and the line.
 pub fn evaluation(job: &Job) -> Result<Option<Evaluation>, TrainError> {
     let Some(data) = &job.evaluation else { return Ok(None) };
-    let (_, held) = parts(job)?;
-    Evaluation::read(data, &Corpus::new(held), job.kind).map(Some)
+    let read = || {
+        let (_, held) = parts(job)?;
+        Evaluation::read(data, &Corpus::new(held), job.kind).map(Some)
+    };
+    read().map_err(|error| error.named(&job.fetched))
 }
 
 /// The step that all ranks go on from: rank 0's, since it alone writes checkpoints.

@@ -10,7 +10,7 @@ use tonic_types::StatusExt as _;
 
 use crate::support::{Scene, job};
 
-fn fields(status: &Status) -> Vec<String> {
+pub(crate) fn fields(status: &Status) -> Vec<String> {
     let violations = status.get_details_bad_request().into_iter().flat_map(|it| it.field_violations);
     violations.map(|violation| violation.field).collect()
 }

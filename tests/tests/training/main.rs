@@ -5,5 +5,6 @@
 mod a_job_becomes_a_version;
 mod bad_jobs;
 mod cancelled;
+mod data_from_a_bucket;
 mod disturbed;
 mod support;

@@ -22,12 +22,25 @@ pub(crate) struct Scene {
     pub(crate) cluster: Cluster,
     pub(crate) trainer: Process,
     pub(crate) output: PathBuf,
+    hiring: Hiring,
     dir: TempDir,
+}
+
+/// What a trainer is told beside the usual.
+#[derive(Default)]
+pub(crate) struct Hiring {
+    pub(crate) flags: Vec<String>,
+    pub(crate) environment: Vec<(String, String)>,
 }
 
 impl Scene {
     /// A cluster as `plan` says, and a trainer of two devices that writes below its own directory, or to `output`.
     pub(crate) async fn set(plan: Plan, output: Option<&Path>) -> Self {
+        Self::set_with(plan, output, Hiring::default()).await
+    }
+
+    /// The same, with a trainer that is told more.
+    pub(crate) async fn set_with(plan: Plan, output: Option<&Path>, hiring: Hiring) -> Self {
         let dir = TempDir::with_prefix("beige-training-").unwrap();
         let output = output.map_or_else(|| dir.path().join("jobs"), Path::to_owned);
         let data = dir.path().join("data");
@@ -35,8 +48,8 @@ impl Scene {
         fs::copy(repository().join("tests/golden/traces/data/questions.jsonl"), data.join("train.jsonl"))
             .unwrap();
         let cluster = Cluster::of(plan).await;
-        let trainer = hire(&cluster, dir.path(), &output).await;
-        let scene = Self { cluster, trainer, output, dir };
+        let trainer = hire(&cluster, dir.path(), &output, &hiring).await;
+        let scene = Self { cluster, trainer, output, hiring, dir };
         scene.known().await;
         scene
     }
@@ -53,7 +66,7 @@ impl Scene {
     /// Kills the trainer as a power cut would, and starts it again.
     pub(crate) async fn restart(&mut self) {
         self.trainer.kill().await;
-        self.trainer = hire(&self.cluster, self.dir.path(), &self.output).await;
+        self.trainer = hire(&self.cluster, self.dir.path(), &self.output, &self.hiring).await;
     }
 
     /// Where jobs read.
@@ -125,10 +138,10 @@ impl Scene {
     }
 }
 
-async fn hire(cluster: &Cluster, dir: &Path, output: &Path) -> Process {
+async fn hire(cluster: &Cluster, dir: &Path, output: &Path, hiring: &Hiring) -> Process {
     let (data, etcd) = (dir.join("data"), cluster.etcd.endpoint());
     let checkpoints = PathBuf::from(checkpoint("."));
-    let arguments = [
+    let mut arguments = vec![
         "serve",
         "--id",
         "trainer",
@@ -145,7 +158,8 @@ async fn hire(cluster: &Cluster, dir: &Path, output: &Path) -> Process {
         "--ranks",
         "2",
     ];
-    Process::spawn("beige-trainer", "trainer", &arguments, dir).await
+    arguments.extend(hiring.flags.iter().map(String::as_str));
+    Process::spawn_with("beige-trainer", "trainer", (&arguments, &hiring.environment), dir).await
 }
 
 pub(crate) fn is_final(state: JobState) -> bool {

@@ -11,7 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
-use super::foreman::Shop;
+use super::foreman::{Look, Shop};
 use super::spec::Fault;
 use super::wire::{self, Detail};
 
@@ -31,16 +31,17 @@ pub(super) struct Service {
 impl Training for Service {
     async fn submit(&self, request: Request<v1::SubmitJobRequest>) -> Result<Response<v1::Job>, Status> {
         let v1::SubmitJobRequest { name, spec } = request.into_inner();
-        let output = self.shop.directory(&name);
         let settled = match Name::parse(name.as_str()) {
             Ok(name) if name.as_str().starts_with('.') => Err(vec![Fault {
                 field: "name".to_owned(),
                 reason: "it must not begin with a dot".to_owned(),
             }]),
-            Ok(name) => self.shop.settle(&spec, output).await.map(|settled| (name, settled)),
+            Ok(name) => {
+                self.shop.settle(&spec, name.as_str(), Look::Submitted).await.map(|settled| (name, settled))
+            }
             Err(error) => {
                 let mut faults = vec![Fault { field: "name".to_owned(), reason: error.to_string() }];
-                faults.extend(self.shop.settle(&spec, output).await.err().into_iter().flatten());
+                faults.extend(self.shop.settle(&spec, "", Look::Submitted).await.err().into_iter().flatten());
                 Err(faults)
             }
         };

@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
 use cluster::{Name, Settings, Tls, TrainerId};
 use model::Device;
+use store::{Copies, Source};
 use telemetry::Format;
 use telemetry::signals::Stdin;
 use tls::{Client, ClientFiles, Dialer, Server, ServerFiles};
@@ -15,6 +16,9 @@ use uuid::Uuid;
 
 use super::devices;
 use super::root::Roots;
+
+/// Copies of objects: 100 GiB.
+const COPIES: u64 = 100 << 30;
 
 /// How each setting is given.
 #[derive(Clone, Debug, clap::Args)]
@@ -52,6 +56,13 @@ pub struct ServeArgs {
     /// A directory that jobs may read from; what they name is relative to the first. Repeat it for more
     #[arg(long, env = "BEIGE_DATA_ROOT", value_delimiter = ':', required = true, value_name = "DIR")]
     data_root: Vec<PathBuf>,
+    /// Objects that jobs may read, <s3://bucket/prefix> or <gs://bucket/prefix>; credentials and endpoints come from the
+    /// environment. Repeat it for more
+    #[arg(long, env = "BEIGE_DATA_URI", value_delimiter = ',', value_name = "URL")]
+    data_uri: Vec<String>,
+    /// Bytes that copies of objects may take below the output directory, those of jobs aside
+    #[arg(long, env = "BEIGE_DATA_CACHE_BYTES", default_value_t = COPIES, value_name = "BYTES")]
+    data_cache_bytes: u64,
     /// Where jobs write, a directory each; trainers that share a cluster share it
     #[arg(long, env = "BEIGE_OUTPUT", value_name = "DIR")]
     output: PathBuf,
@@ -161,7 +172,7 @@ impl Config {
             listen: args.listen,
             advertise: args.advertise,
             admin: args.admin,
-            roots: Roots::open(&args.data_root).map_err(wrong("data-root"))?,
+            roots: roots((&args.data_root, &args.data_uri), &output, args.data_cache_bytes)?,
             output,
             devices,
             threads,
@@ -177,6 +188,22 @@ impl Config {
             stdin: if args.exit_on_stdin_eof.unwrap_or(false) { Stdin::Watched } else { Stdin::Ignored },
         })
     }
+}
+
+/// Where jobs read. Copies of objects are kept beside the directories of jobs, so that trainers share them too.
+fn roots(
+    (directories, urls): (&[PathBuf], &[String]),
+    output: &Path,
+    bytes: u64,
+) -> Result<Roots, InvalidConfig> {
+    let roots = Roots::open(directories).map_err(wrong("data-root"))?;
+    if urls.is_empty() {
+        return Ok(roots);
+    }
+    let settings = std::env::vars_os().collect();
+    let open = |url: &String| Source::open(url, &settings).map_err(wrong("data-uri"));
+    let sources = urls.iter().map(open).collect::<Result<_, _>>()?;
+    Ok(roots.with_sources(sources, Copies::open(&output.join(".data"), bytes).map_err(wrong("output"))?))
 }
 
 /// How gateways are reached.

@@ -18,10 +18,28 @@ use super::handover::{self, Undelivered};
 use super::journal::Journal;
 use super::ranks::Plan;
 use super::root::Roots;
+use super::shelf::Shelf;
 use super::spec::{Fault, Spec};
+use crate::checkpoint;
 
 /// Between an attempt that died and the next.
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// Where objects are linked that somebody looks at who submits a job, below the trainer's output.
+const LOOKS: &str = ".data/looks";
+
+/// How much is looked at of what a job names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    /// All of it, for whoever submits the job; nothing is kept.
+    Submitted,
+    /// All of it, and what is fetched stays as long as the job.
+    Begun,
+    /// It is trained: what its gate measures it on is to be there.
+    Trained,
+    /// It is trained and measured.
+    Measured,
+}
 
 /// What a trainer runs jobs with.
 #[derive(Clone, Debug)]
@@ -56,6 +74,7 @@ impl Shop {
     ) {
         let mut watch = Watch { lease, leases, share: Some(share), stop: &self.stop, tasks: &self.tasks };
         let end = if is_cancelled { End::Cancelled } else { self.work(&mut journal, &mut watch).await };
+        let is_over = !matches!(end, End::Leaving | End::Lost);
         match end {
             End::Trained => {
                 journal.event("done");
@@ -82,21 +101,49 @@ impl Shop {
                 return;
             }
         }
+        if is_over {
+            self.let_go(journal.fence.job.as_str());
+        }
         journal.release().await;
     }
 
-    async fn work(&self, journal: &mut Journal, watch: &mut Watch<'_>) -> End {
-        let name = journal.fence.job.to_string();
-        let directory = self.directory(&name);
-        let spec = match self.settle(&journal.job.spec, directory.clone()).await {
-            Ok(spec) => spec,
-            Err(faults) => {
-                let all: Vec<_> =
-                    faults.iter().map(|fault| format!("{}: {}", fault.field, fault.reason)).collect();
-                return End::Failed(all.join("; "));
-            }
+    /// Removes what was fetched for a job that has ended.
+    fn let_go(&self, name: &str) {
+        if let Err(error) = checkpoint::clear(&Shelf::below(&self.directory(name))) {
+            tracing::warn!(job = name, %error, "what was fetched for a job stays");
+        }
+    }
+
+    /// The job's document, all that it needs found; or how it ends without that.
+    async fn settled(&self, journal: &Journal, watch: &mut Watch<'_>, look: Look) -> Result<Spec, End> {
+        let (name, stop) = (journal.fence.job.to_string(), watch.stop.clone());
+        // Data may have to be fetched first.
+        let settled = tokio::select! {
+            settled = self.settle(&journal.job.spec, &name, look) => settled,
+            () = journal.cancelled() => return Err(End::Cancelled),
+            () = watch.lost() => return Err(End::Lost),
+            () = stop.cancelled() => return Err(End::Leaving),
         };
-        if journal.job.state != JobState::Publishing || journal.job.outcome.model.is_empty() {
+        settled.map_err(|faults| {
+            let all: Vec<_> =
+                faults.iter().map(|fault| format!("{}: {}", fault.field, fault.reason)).collect();
+            End::Failed(all.join("; "))
+        })
+    }
+
+    async fn work(&self, journal: &mut Journal, watch: &mut Watch<'_>) -> End {
+        let is_trained = journal.job.state == JobState::Publishing && !journal.job.outcome.model.is_empty();
+        let look = match &journal.job.outcome.gate {
+            _ if !is_trained => Look::Begun,
+            None => Look::Trained,
+            Some(_) => Look::Measured,
+        };
+        let spec = match self.settled(journal, watch, look).await {
+            Ok(spec) => spec,
+            Err(end) => return end,
+        };
+        if !is_trained {
+            let directory = self.directory(journal.fence.job.as_str());
             let end = self.train(&spec, directory, journal, watch).await;
             // Handing the model over takes none.
             watch.share = None;
@@ -164,10 +211,22 @@ impl Shop {
         }
     }
 
-    /// Reads a job's document, and looks at all that it names.
-    pub(super) async fn settle(&self, text: &str, output: PathBuf) -> Result<Spec, Vec<Fault>> {
-        let (roots, text) = (self.roots.clone(), text.to_owned());
-        let work = move || Spec::parse(&text, &output)?.settle(&roots);
+    /// Reads the document of the job `name`, and of all that it names as much as `look` says.
+    pub(super) async fn settle(&self, text: &str, name: &str, look: Look) -> Result<Spec, Vec<Fault>> {
+        let (roots, text, output) = (self.roots.clone(), text.to_owned(), self.directory(name));
+        let looks = self.output.join(LOOKS);
+        let work = move || {
+            let spec = Spec::parse(&text, &output)?;
+            let unread = |reason| vec![Fault { field: "train_data".to_owned(), reason }];
+            match look {
+                Look::Submitted => spec.place(&mut Shelf::to_look(&roots, &looks))?.look(),
+                Look::Begun => spec.place(&mut Shelf::of_job(&roots, &output).map_err(unread)?)?.look(),
+                Look::Trained if spec.is_gated() => {
+                    spec.place(&mut Shelf::of_job(&roots, &output).map_err(unread)?)
+                }
+                Look::Trained | Look::Measured => Ok(spec),
+            }
+        };
         tokio::task::spawn_blocking(work)
             .await
             .unwrap_or_else(|error| Err(vec![Fault { field: "spec".to_owned(), reason: error.to_string() }]))

@@ -99,13 +99,8 @@ async fn unless_cancelled<T>(
     journal: &Journal,
     work: impl Future<Output = Result<T, Undelivered>>,
 ) -> Result<T, Undelivered> {
-    let cancelled = async {
-        while !journal.is_cancelled().await {
-            time::sleep(LOOK).await;
-        }
-    };
     tokio::select! {
-        () = cancelled => Err(Undelivered::Cancelled),
+        () = journal.cancelled() => Err(Undelivered::Cancelled),
         done = work => done,
     }
 }

@@ -19,6 +19,8 @@ const POINTS: usize = 512;
 const LOG: usize = 20;
 /// Events, and evaluations, that are kept: etcd takes records of a megabyte. The first and the last are told.
 const EVENTS: usize = 200;
+/// Between two looks for a wish.
+const LOOK: Duration = Duration::from_millis(500);
 /// Between two tries to write what must be written.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -157,6 +159,13 @@ impl Journal {
     /// Whether somebody wants the job no more. Without etcd nobody is known to.
     pub(super) async fn is_cancelled(&self) -> bool {
         matches!(self.etcd.job(&self.fence.job).await, Ok(Some(found)) if found.cancelled)
+    }
+
+    /// Waits until somebody wants the job no more. Cancel safe.
+    pub(super) async fn cancelled(&self) {
+        while !self.is_cancelled().await {
+            time::sleep(LOOK).await;
+        }
     }
 
     /// Writes all, and gives the job up; tries until etcd answers. Whoever has lost the job by then has nothing to say.

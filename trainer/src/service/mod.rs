@@ -17,6 +17,7 @@ mod queue;
 mod ranks;
 mod root;
 mod serve;
+mod shelf;
 mod spec;
 mod wire;
 

@@ -6,8 +6,9 @@ use model::{Checkpoint, Overrides};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::root::Roots;
+use super::shelf::{Shelf, Wanted};
 use crate::data::{Example, JsonLines, files};
+use crate::error::TrainError;
 use crate::job::{Job, Kind};
 use crate::rank;
 
@@ -123,6 +124,9 @@ impl Spec {
         if fields.remove("output_dir").is_some() {
             faults.push(fault("output_dir", "the trainer chooses it: leave it out"));
         }
+        if fields.remove("fetched").is_some() {
+            faults.push(fault("fetched", "there is no such field"));
+        }
         let (beside, own) =
             fields.into_iter().partition::<Map<_, _>, _>(|(key, _)| BESIDE.contains(&key.as_str()));
         let beside = each::<Beside>(&beside, &Map::new(), &mut faults);
@@ -178,22 +182,22 @@ impl Spec {
         faults
     }
 
-    /// Puts the files that are meant in the place of what was said, and looks at them.
+    /// Puts the files that are meant in the place of what was said, and fetches those that are not here.
     ///
     /// # Errors
-    /// Everything that is wrong. Of the training data the first lines of each file are read, which takes a while.
-    pub fn settle(mut self, roots: &Roots) -> Result<Self, Vec<Fault>> {
+    /// Everything that is wrong.
+    pub fn place(mut self, files: &mut Shelf<'_>) -> Result<Self, Vec<Fault>> {
         let mut faults = Vec::new();
-        let mut put = |field: &str, path: &mut PathBuf| match roots.resolve(path) {
+        let mut put = |field: &str, path: &mut PathBuf, wanted| match files.find(path, wanted) {
             Ok(found) => *path = found,
             Err(reason) => faults.push(fault(field, reason)),
         };
-        put("model", &mut self.job.model);
+        put("model", &mut self.job.model, Wanted::Model);
         if let Some(guide) = &mut self.job.guide_model {
-            put("guide_model", guide);
+            put("guide_model", guide, Wanted::Model);
         }
         for (at, path) in self.job.train_data.iter_mut().enumerate() {
-            put(&format!("train_data[{at}]"), path);
+            put(&format!("train_data[{at}]"), path, Wanted::Examples);
         }
         if let Some(data) = &mut self.job.evaluation {
             let parts = [
@@ -204,25 +208,35 @@ impl Spec {
             ];
             for (field, path) in parts {
                 if let Some(path) = path {
-                    put(field, path);
+                    put(field, path, Wanted::File);
                 }
             }
         }
         if !faults.is_empty() {
             return Err(faults);
         }
+        self.job.fetched = files.finish().map_err(|reason| vec![fault("train_data", reason)])?;
+        Ok(self)
+    }
+
+    /// Itself, where all that it names is what it should be.
+    ///
+    /// # Errors
+    /// Everything that is wrong. Of the training data the first lines of each file are read, which takes a while.
+    pub fn look(self) -> Result<Self, Vec<Fault>> {
+        let mut faults = Vec::new();
         let pooling = self.job.pooling().ok();
         if let Err(error) = Checkpoint::open(&self.job.model, &Overrides { pooling, max_tokens: None }) {
-            faults.push(fault("model", error));
+            faults.push(fault("model", self.job.retold(&error.to_string())));
         }
         if let Some(guide) = &self.job.guide_model
             && let Err(error) = Checkpoint::open(guide, &Overrides { pooling: None, max_tokens: None })
         {
-            faults.push(fault("guide_model", error));
+            faults.push(fault("guide_model", self.job.retold(&error.to_string())));
         }
         for (at, path) in self.job.train_data.iter().enumerate() {
             let field = format!("train_data[{at}]");
-            faults.extend(self.look(path).into_iter().map(|reason| fault(&field, reason)));
+            faults.extend(self.look_below(path).into_iter().map(|reason| fault(&field, reason)));
         }
         if faults.is_empty()
             && let Err(error) = rank::evaluation(&self.job)
@@ -232,6 +246,11 @@ impl Spec {
         if faults.is_empty() { Ok(self) } else { Err(faults) }
     }
 
+    /// Whether it is measured before it is promoted.
+    pub(super) fn is_gated(&self) -> bool {
+        self.publish.as_ref().is_some_and(|publish| publish.gate.is_some())
+    }
+
     /// Positive and negatives of a query in the batch that `example` begins.
     fn group_size(&self, example: &Example) -> usize {
         let usual = self.job.train_group_size;
@@ -239,27 +258,31 @@ impl Spec {
     }
 
     /// What is wrong with a file of training data, or with those of a directory.
-    fn look(&self, path: &Path) -> Vec<String> {
+    fn look_below(&self, path: &Path) -> Vec<String> {
         let found = match files(path) {
             Ok(found) if found.is_empty() => {
+                let path = self.job.said(path);
                 return vec![format!("{} holds no file that ends in .jsonl or .json", path.display())];
             }
             Ok(found) => found,
-            Err(error) => return vec![error.to_string()],
+            Err(error) => return vec![error.named(&self.job.fetched).to_string()],
         };
         found.iter().flat_map(|file| self.look_at(file)).collect()
     }
 
     fn look_at(&self, path: &Path) -> Vec<String> {
+        let told = |error: TrainError| error.named(&self.job.fetched).to_string();
         let lines = match JsonLines::open(path) {
-            Ok(lines) if lines.is_empty() => return vec![format!("{} is empty", path.display())],
+            Ok(lines) if lines.is_empty() => {
+                return vec![format!("{} is empty", self.job.said(path).display())];
+            }
             Ok(lines) => lines,
-            Err(error) => return vec![error.to_string()],
+            Err(error) => return vec![told(error)],
         };
         let wrong = (0..lines.len().min(LINES)).filter_map(|at| {
             let example = match lines.read(at) {
                 Ok(example) => example,
-                Err(error) => return Some(error.to_string()),
+                Err(error) => return Some(told(error)),
             };
             let scored = |texts: &[String], scores: &Option<Vec<f64>>| {
                 scores.as_ref().is_some_and(|scores| scores.len() == texts.len())
@@ -278,7 +301,7 @@ impl Spec {
             } else {
                 return None;
             };
-            Some(lines.fault(at, reason).to_string())
+            Some(told(lines.fault(at, reason)))
         });
         wrong.take(TOLD).collect()
     }
