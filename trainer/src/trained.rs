@@ -38,8 +38,9 @@ pub fn write(job: &Job, model: &Trainee, to: &Path) -> Result<(), TrainError> {
             sync(&copy)?;
         }
     }
-    if job.kind == Kind::Embedder {
-        sentence_transformers(job, &staged)?;
+    match job.kind {
+        Kind::Embedder => sentence_transformers(job, &staged)?,
+        Kind::Reranker => prompts(job, &staged)?,
     }
     let weights = staged.join("model.safetensors");
     model.save(&weights)?;
@@ -78,11 +79,11 @@ fn sentence_transformers(job: &Job, dir: &Path) -> Result<(), TrainError> {
     if let Some(window) = window {
         file(dir, "sentence_bert_config.json", &window)?;
     }
-    file(dir, "config_sentence_transformers.json", &prompts(job)?)
+    prompts(job, dir)
 }
 
 /// The prompts of the initial checkpoint, or the job's instructions in their place.
-fn prompts(job: &Job) -> Result<Value, TrainError> {
+fn prompts(job: &Job, dir: &Path) -> Result<(), TrainError> {
     let mut config = initial(&job.model, "config_sentence_transformers.json")?.unwrap_or_else(|| json!({}));
     let instructions = [
         ("query", &job.query_instruction_for_retrieval, &job.query_instruction_format),
@@ -98,7 +99,7 @@ fn prompts(job: &Job) -> Result<Value, TrainError> {
     if config.get("default_prompt_name").is_none() {
         config["default_prompt_name"] = Value::Null;
     }
-    Ok(config)
+    file(dir, "config_sentence_transformers.json", &config)
 }
 
 fn width(model: &Path) -> Result<Value, TrainError> {

@@ -257,6 +257,24 @@ fn three_ways_are_evaluated_by_the_dense_one() {
 }
 
 #[test]
+fn a_reranker_with_instructions_is_served_with_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = judged(dir.path());
+    let [corpus, queries, qrels] = &data;
+    // Cut where the served window, of 96 tokens, cuts them.
+    let more = json!({"kind": "reranker", "model": golden("checkpoints/xlmr-cross"),
+        "query_instruction_for_retrieval": "ask ", "passage_instruction_for_retrieval": "say ",
+        "query_max_len": 8, "passage_max_len": 88,
+        "negatives_cross_device": false, "max_steps": 2, "save_steps": 100,
+        "evaluation": {"corpus": corpus, "queries": queries, "qrels": qrels}});
+    let evaluated = only(run(&job(dir.path(), &more), 1), "evaluation");
+    assert_eq!(evaluate(&dir.path().join("out/model"), &data), evaluated[1]["metrics"]);
+    // Without them it is another measure.
+    fs::remove_file(dir.path().join("out/model/config_sentence_transformers.json")).unwrap();
+    assert_ne!(evaluate(&dir.path().join("out/model"), &data), evaluated[1]["metrics"]);
+}
+
+#[test]
 fn a_damaged_checkpoint_is_passed_over() {
     let dir = tempfile::tempdir().unwrap();
     let job = job(dir.path(), &json!({"max_steps": 5, "negatives_cross_device": false}));

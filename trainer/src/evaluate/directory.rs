@@ -86,7 +86,7 @@ impl Embed for Directory {
 pub struct CrossEncoder {
     model: Model,
     tokenizer: Tokenizer,
-    prompt: String,
+    prompts: [String; 2],
 }
 
 impl CrossEncoder {
@@ -108,17 +108,23 @@ impl CrossEncoder {
     /// # Errors
     /// [`TrainError::Model`].
     pub fn load(checkpoint: &Checkpoint) -> Result<Self, TrainError> {
-        let prompt = checkpoint.card().query_prompt.clone().unwrap_or_default();
+        let card = checkpoint.card();
+        let prompts =
+            [&card.query_prompt, &card.document_prompt].map(|prompt| prompt.clone().unwrap_or_default());
         let tokenizer = checkpoint.tokenizer()?;
-        Ok(Self { model: Model::load(checkpoint, Device::Cpu, Precision::F32)?, tokenizer, prompt })
+        Ok(Self { model: Model::load(checkpoint, Device::Cpu, Precision::F32)?, tokenizer, prompts })
     }
 }
 
 impl Score for CrossEncoder {
     fn score(&mut self, lists: &[List]) -> Result<Vec<f32>, TrainError> {
         let pairs = lists.iter().flat_map(|List { query, passages }| {
-            let query = format!("{}{query}", self.prompt);
-            let pair = |passage: &String| self.tokenizer.encode_pair(&query, passage, Truncation::End);
+            let [before_query, before_passage] = &self.prompts;
+            let query = format!("{before_query}{query}");
+            let pair = |passage: &String| {
+                let passage = format!("{before_passage}{passage}");
+                self.tokenizer.encode_pair(&query, &passage, Truncation::End)
+            };
             passages.iter().map(pair).collect::<Vec<_>>()
         });
         Ok(Vec::try_from(rows(&self.model, pairs)?.f_view([-1])?)?)

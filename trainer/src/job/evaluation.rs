@@ -33,7 +33,7 @@ impl EvaluationData {
         Some([self.corpus.as_deref()?, self.queries.as_deref()?, self.qrels.as_deref()?])
     }
 
-    fn faults(&self, metric: &str) -> Vec<String> {
+    fn faults(&self, metric: &str, kind: Kind) -> Vec<String> {
         let given = [&self.corpus, &self.queries, &self.qrels].iter().filter(|path| path.is_some()).count();
         let ranks = given == 3 || self.split.is_some();
         let share = |share: f64| !(share > 0.0 && share < 1.0);
@@ -47,6 +47,12 @@ impl EvaluationData {
                 .map(|split| format!("evaluation.split is {split}, wanted is a number between 0 and 1")),
             (!ranks && self.sts.is_none()).then(|| "evaluation names no data".to_owned()),
             match metric {
+                "spearman" if kind == Kind::Reranker => {
+                    let others = METRICS[..METRICS.len() - 1].join(", ");
+                    Some(format!(
+                        "metric_for_best_model is spearman, which is for embedders; of a reranker there are {others}"
+                    ))
+                }
                 "spearman" if self.sts.is_none() => {
                     Some("metric_for_best_model is spearman, for which evaluation.sts is wanted".to_owned())
                 }
@@ -79,7 +85,7 @@ impl Job {
         ]
         .into_iter()
         .flatten()
-        .chain(data.into_iter().flat_map(|data| data.faults(metric)))
+        .chain(data.into_iter().flat_map(|data| data.faults(metric, self.kind)))
         .collect()
     }
 }
@@ -120,5 +126,9 @@ mod tests {
         };
         assert!(reranker(r#"{"split": 0.1}"#).is_empty());
         assert_eq!(reranker(r#"{"split": 0.1, "sts": "p"}"#), ["evaluation.sts is only for embedders"]);
+        let by_pairs = r#", "evaluation": {"split": 0.1}, "metric_for_best_model": "spearman""#;
+        let faults = Job { kind: Kind::Reranker, ..job(by_pairs) }.faults();
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert!(faults[0].contains("is for embedders; of a reranker there are ndcg_at_10"), "{faults:?}");
     }
 }
