@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, View};
 use tch::{Kind, TchError, Tensor};
@@ -24,10 +24,13 @@ use crate::layers::{Linear, Loader, Trained};
 use crate::layout::Layout;
 use crate::modules::Pooling;
 use crate::sequence::Sequence;
+use crate::state_dict;
 use crate::weights::{Stored, Weights};
 
 /// Bge-m3's two heads, where they lie in one file that is not a pickle.
 const UNIFIED: &str = "m3_heads.safetensors";
+/// The same, as the reference has them: a file of `torch.save` each, `colbert_linear.pt` and `sparse_linear.pt`.
+const HEADS: [&str; 2] = ["colbert_linear", "sparse_linear"];
 
 /// A tensor that training may move.
 #[derive(Debug)]
@@ -173,6 +176,9 @@ impl Trainee {
         let mut files = Weights::open(weights)?;
         if task == Task::Unified {
             files.add_if_there(weights.join(UNIFIED))?;
+            for head in HEADS {
+                files.add_layer_if_there(weights.join(format!("{head}.pt")), head)?;
+            }
         }
         let device = device.torch();
         let trained = Trained { manner, parameters: RefCell::default(), adapters: RefCell::default() };
@@ -328,6 +334,32 @@ impl Trainee {
         let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
         let written = safetensors::serialize_to_file(views, Some(metadata), path);
         written.map_err(|error| LoadError::format(path, error))
+    }
+}
+
+impl Trainee {
+    /// Writes bge-m3's heads as they are now to `dir`, as the reference reads them; answers the files. A model of another
+    /// task has none.
+    ///
+    /// # Errors
+    /// [`LoadError::Read`] when a file cannot be written, [`LoadError::Torch`].
+    pub fn save_heads(&self, dir: &Path) -> Result<Vec<PathBuf>, LoadError> {
+        let Heads::Unified { .. } = &self.heads else { return Ok(Vec::new()) };
+        let save = |head: &str| {
+            let part = |field: &'static str| -> Result<(&str, Saved<'_>), LoadError> {
+                let name = format!("{head}.{field}");
+                let parameter = self.parameters.iter().find(|parameter| parameter.name == name);
+                let missing = || LoadError::MissingTensor { path: dir.to_owned(), tensor: name.clone() };
+                Ok((field, Saved::of(&parameter.ok_or_else(missing)?.tensor)?))
+            };
+            let parts = [part("weight")?, part("bias")?];
+            let tensors = parts.each_ref().map(|(name, part)| (*name, part.shape.as_slice(), &*part.bytes));
+            let path = dir.join(format!("{head}.pt"));
+            state_dict::write(&path, &tensors)
+                .map_err(|source| LoadError::Read { path: path.clone(), source })?;
+            Ok(path)
+        };
+        HEADS.into_iter().map(save).collect()
     }
 }
 

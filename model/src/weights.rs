@@ -1,4 +1,4 @@
-//! Tensors of the `*.safetensors` files of a checkpoint, read where they lie.
+//! Tensors of the files of a checkpoint, read where they lie.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
@@ -11,6 +11,7 @@ use torch_ext::MappedFile;
 
 use crate::config::read_json;
 use crate::error::LoadError;
+use crate::state_dict::{self, Placed};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -99,6 +100,30 @@ impl Weights {
     /// Adds a file of heads that lies beside the weights, if it is there.
     pub(crate) fn add_if_there(&mut self, path: PathBuf) -> Result<(), LoadError> {
         if path.exists() { self.add(path) } else { Ok(()) }
+    }
+
+    /// Adds the weight and the bias of the layer `layer` from a file of `torch.save` that lies beside the weights, if it is
+    /// there. They take the place of others of the name.
+    pub(crate) fn add_layer_if_there(&mut self, path: PathBuf, layer: &str) -> Result<(), LoadError> {
+        if !path.exists() {
+            return Ok(());
+        }
+        let map = MappedFile::open(&path).map_err(|source| LoadError::Read { path: path.clone(), source })?;
+        let tensors = state_dict::read(map.bytes()).map_err(|reason| LoadError::format(&path, reason))?;
+        let mut names: Vec<&str> = tensors.iter().map(|placed| placed.name.as_str()).collect();
+        names.sort_unstable();
+        if names != ["bias", "weight"] {
+            let reason = format!("weight and bias are wanted, and it has [{}]", names.join(", "));
+            return Err(LoadError::format(&path, reason));
+        }
+        for Placed { name, dtype, shape, bytes } in tensors {
+            let shape = shape.iter().map(|&n| i64::try_from(n)).collect::<Result<_, _>>();
+            let shape = shape.map_err(|error| LoadError::format(&path, format!("tensor {name}: {error}")))?;
+            self.entries
+                .insert(format!("{layer}.{name}"), Entry { file: self.files.len(), bytes, shape, dtype });
+        }
+        self.files.push((path, map));
+        Ok(())
     }
 
     /// The full name of a tensor of the body.

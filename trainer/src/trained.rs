@@ -45,6 +45,9 @@ pub fn write(job: &Job, model: &Trainee, to: &Path) -> Result<(), TrainError> {
     let weights = staged.join("model.safetensors");
     model.save(&weights)?;
     sync(&weights)?;
+    for head in model.save_heads(&staged)? {
+        sync(&head)?;
+    }
     place(&staged, to)
 }
 

@@ -275,6 +275,41 @@ fn a_reranker_with_instructions_is_served_with_them() {
 }
 
 #[test]
+fn bge_m3s_heads_are_read_and_written_as_the_reference_has_them() {
+    let more = |model: &Path| json!({"model": model, "unified_finetuning": true, "max_steps": 2, "gradient_accumulation_steps": 1});
+    let dir = tempfile::tempdir().unwrap();
+    run(&job(dir.path(), &more(&golden("traces/models/xlmr-m3"))), 1);
+    let (trained, expected) = (dir.path().join("out/model"), weights(dir.path()));
+    for head in ["colbert_linear.pt", "sparse_linear.pt"] {
+        assert!(trained.join(head).is_file(), "{head}");
+    }
+    // With the heads in these files alone, it is the same model to begin with.
+    let apart = tempfile::tempdir().unwrap();
+    let model = apart.path().join("model");
+    fs::create_dir(&model).unwrap();
+    for file in
+        ["config.json", "tokenizer.json", "tokenizer_config.json", "colbert_linear.pt", "sparse_linear.pt"]
+    {
+        fs::copy(trained.join(file), model.join(file)).unwrap();
+    }
+    let tensors = tch::Tensor::read_safetensors(trained.join("model.safetensors")).unwrap();
+    let body: Vec<_> = tensors.into_iter().filter(|(name, _)| !name.contains("_linear.")).collect();
+    tch::Tensor::write_safetensors(&body, model.join("model.safetensors")).unwrap();
+    let [of_both, of_one] = [&trained, &model].map(|model| {
+        let dir = tempfile::tempdir().unwrap();
+        run(&job(dir.path(), &more(model)), 1);
+        weights(dir.path())
+    });
+    assert!(of_both == of_one, "the weights differ");
+    assert!(of_one != expected, "it learns nothing");
+
+    fs::copy(model.join("sparse_linear.pt"), model.join("colbert_linear.pt")).unwrap();
+    check_refused(&more(&model), &["colbert_linear.pt", "shape [1, 32]"]);
+    fs::write(model.join("colbert_linear.pt"), "no zip").unwrap();
+    check_refused(&more(&model), &["colbert_linear.pt", "no file of torch.save"]);
+}
+
+#[test]
 fn a_damaged_checkpoint_is_passed_over() {
     let dir = tempfile::tempdir().unwrap();
     let job = job(dir.path(), &json!({"max_steps": 5, "negatives_cross_device": false}));
