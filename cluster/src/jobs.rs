@@ -161,6 +161,32 @@ impl Etcd {
         Err(self.contended_job(name))
     }
 
+    /// Removes a job that has ended, and all that belongs to it. Answers it as it was: gone where its state is final, and
+    /// otherwise still there.
+    ///
+    /// # Errors
+    /// [`Error::Contended`]; else as every call.
+    pub async fn delete_job(&self, name: &Name) -> Result<Option<ListedJob>, Error> {
+        for _ in 0..ROUNDS {
+            let Some(found) = self.job(name).await? else { return Ok(None) };
+            if !found.job.state.is_final() {
+                return Ok(Some(found));
+            }
+            let of = |key: fn(Name) -> Key| key(name.clone());
+            let when = vec![
+                Fact::Unchanged { key: of(Key::Job), modified: found.modified },
+                Fact::absent(of(Key::JobOwner)),
+            ];
+            let then =
+                [Key::Job, Key::JobProgress, Key::JobCancel, Key::JobCurve].map(|key| Write::Delete(of(key)));
+            let delete = Transaction { when, then: then.to_vec() };
+            if let Outcome::Done(_) = self.transact("delete a job", &delete).await? {
+                return Ok(Some(found));
+            }
+        }
+        Err(self.contended_job(name))
+    }
+
     /// Makes `trainer` the owner of a job that nobody runs, under its lease, and the job what `job` says; none where
     /// somebody was faster.
     ///

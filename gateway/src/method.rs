@@ -29,7 +29,7 @@ const fn method(name: &'static str, shape: Shape, access: Access) -> Method {
     Method { name, shape, access }
 }
 
-const METHODS: [Method; 27] = [
+const METHODS: [Method; 28] = [
     method("beige.v1.Embeddings/Embed", Shape::Call, Needs(Right::Embed)),
     method("beige.v1.Embeddings/EmbedStream", Shape::Stream, Needs(Right::Embed)),
     method("beige.v1.Reranking/Rerank", Shape::Call, Needs(Right::Rerank)),
@@ -53,6 +53,7 @@ const METHODS: [Method; 27] = [
     method("beige.v1.Training/List", Shape::Call, Needs(Right::Train)),
     method("beige.v1.Training/Watch", Shape::Watch, Needs(Right::Train)),
     method("beige.v1.Training/Cancel", Shape::Call, Needs(Right::Train)),
+    method("beige.v1.Training/Delete", Shape::Call, Needs(Right::Train)),
     // Those who balance load have no keys, and what the interface is, is no secret.
     method("grpc.health.v1.Health/Check", Shape::Call, Open),
     method("grpc.health.v1.Health/Watch", Shape::Watch, Open),

@@ -2,8 +2,8 @@
 
 use proto::v1::training_server::Training;
 use proto::v1::{
-    CancelJobRequest, GetJobRequest, Job, JobState, ListJobsRequest, ListJobsResponse, SubmitJobRequest,
-    WatchJobRequest,
+    CancelJobRequest, DeleteJobRequest, DeleteJobResponse, GetJobRequest, Job, JobState, ListJobsRequest,
+    ListJobsResponse, SubmitJobRequest, WatchJobRequest,
 };
 use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
@@ -88,5 +88,18 @@ impl Training for Services {
             }
         });
         self.found(&name).map(Response::new)
+    }
+
+    async fn delete(
+        &self,
+        request: Request<DeleteJobRequest>,
+    ) -> Result<Response<DeleteJobResponse>, Status> {
+        let name = request.into_inner().name;
+        let found = self.found(&name)?;
+        if matches!(found.state(), JobState::Queued | JobState::Running | JobState::Publishing) {
+            return Err(Status::failed_precondition(format!("job {name} has not ended: cancel it first")));
+        }
+        self.jobs(|jobs| jobs.all.retain(|job| job.name != name));
+        Ok(Response::new(DeleteJobResponse {}))
     }
 }

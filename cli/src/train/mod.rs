@@ -8,7 +8,7 @@ mod submit;
 mod watch;
 
 use clap::{Args, Subcommand};
-use proto::v1::{CancelJobRequest, GetJobRequest, Job, JobState, ListJobsRequest};
+use proto::v1::{CancelJobRequest, DeleteJobRequest, GetJobRequest, Job, JobState, ListJobsRequest};
 use serde_json::json;
 
 use crate::failure::Failure;
@@ -21,7 +21,8 @@ Examples:
   beige train submit packages-1 job.yaml --watch
   beige train watch packages-1
   beige train report packages-1 --output packages-1.html
-  beige train cancel packages-1";
+  beige train cancel packages-1
+  beige train rm packages-1";
 
 /// Fine-tune models: submit jobs, watch them, report on them.
 #[derive(Args, Debug)]
@@ -45,6 +46,10 @@ enum What {
     Watch(Named),
     /// Say that a job is wanted no more
     Cancel(Named),
+    /// Remove a job that has ended, and its directory at the trainer
+    ///
+    /// What was published stays. The job's name may be used again.
+    Rm(Named),
     /// Write a page with a job's curves, configuration and quality
     Report(report::ReportArgs),
     /// Print a job's document with every field and its default
@@ -69,6 +74,7 @@ pub(crate) async fn run(TrainArgs { what, remote }: TrainArgs) -> Result<(), Fai
         What::Submit(args) => submit::run(args, &remote).await,
         What::Watch(Named { name }) => watch::run(&name, &remote).await,
         What::Cancel(Named { name }) => cancel(name, &remote).await,
+        What::Rm(Named { name }) => remove(name, &remote).await,
         What::Report(args) => report::run(args, &remote).await,
         What::Example => print::line(EXAMPLE.trim_end()),
     }
@@ -199,4 +205,14 @@ async fn cancel(name: String, remote: &Remote) -> Result<(), Failure> {
     } else {
         print::line(format_args!("{name} is being cancelled"))
     }
+}
+
+async fn remove(name: String, remote: &Remote) -> Result<(), Failure> {
+    let gateway = remote.connect().await?;
+    let asked = gateway.request(DeleteJobRequest { name: name.clone() });
+    gateway.training().delete(asked).await?;
+    if remote.json {
+        return print::json(&json!({ "removed": name }));
+    }
+    print::line(format_args!("{name} is removed"))
 }

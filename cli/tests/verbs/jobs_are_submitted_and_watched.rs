@@ -237,6 +237,16 @@ fn to_cancel_says_what_becomes_of_the_job() {
 }
 
 #[test]
+fn what_has_ended_is_removed() {
+    let fake = cluster(&[job("done", JobState::Succeeded), job("going", JobState::Running)], &[]);
+    beige(&fake, &["train", "rm", "going"]).failed(1, "job going has not ended");
+    let ran = beige(&fake, &["train", "rm", "done"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "done is removed\n"), "{ran:?}");
+    assert_eq!(fake.state().jobs.all.len(), 1);
+    beige(&fake, &["train", "rm", "done"]).failed(1, "there is no job done");
+}
+
+#[test]
 fn a_report_is_one_page() {
     let (fake, directory) = (cluster(&[job("done", JobState::Succeeded)], &[]), tempfile::tempdir().unwrap());
     let page = directory.path().join("page.html");

@@ -244,3 +244,27 @@ async fn trainers_and_gateways_are_listed() {
     assert_eq!(etcd.gateways().await.unwrap(), [(GatewayId::parse("g1").unwrap(), gateway)]);
     assert_eq!(etcd.trainers().await.unwrap(), listed(&["t2"]));
 }
+
+#[tokio::test]
+async fn a_job_that_has_ended_is_deleted_and_its_name_free() {
+    let server = EtcdServer::start().await;
+    let etcd = connect(&server);
+    let one = Hired::hire(&etcd, "t1", LONG).await;
+    assert_eq!(etcd.delete_job(&name("j")).await.unwrap(), None);
+    let found = submitted(&etcd, "j").await;
+    assert_eq!(etcd.delete_job(&name("j")).await.unwrap(), Some(found.clone()), "it waits for its turn");
+    let fence = one.claims(&etcd, &found).await.unwrap();
+    let curve = JobCurve { points: vec![JobStep { step: 3, ..JobStep::default() }] };
+    assert!(etcd.write_progress(&fence, &progress(3), Some(&curve)).await.unwrap());
+    let running = read(&etcd, "j").await;
+    assert_eq!(etcd.delete_job(&name("j")).await.unwrap(), Some(running.clone()), "it runs");
+    assert_eq!(read(&etcd, "j").await, running);
+
+    let done = Job { state: JobState::Succeeded, ..running.job.clone() };
+    assert!(etcd.release_job(&fence, &done).await.unwrap());
+    assert_eq!(etcd.delete_job(&name("j")).await.unwrap().unwrap().job, done);
+    assert_eq!(etcd.job(&name("j")).await.unwrap(), None);
+    assert_eq!(etcd.job_curve(&name("j")).await.unwrap(), JobCurve::default());
+    let again = submitted(&etcd, "j").await;
+    assert_eq!((again.job.state, again.progress), (JobState::Queued, None));
+}

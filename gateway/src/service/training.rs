@@ -53,6 +53,14 @@ impl Training for Service {
         let mut trainer = self.trainer().await?;
         forwarded(trainer.cancel(in_time(request)).await)
     }
+
+    async fn delete(
+        &self,
+        request: Request<v1::DeleteJobRequest>,
+    ) -> Result<Response<v1::DeleteJobResponse>, Status> {
+        let mut trainer = self.trainer().await?;
+        forwarded(trainer.delete(in_time(request)).await)
+    }
 }
 
 impl Service {

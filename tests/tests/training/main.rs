@@ -7,4 +7,5 @@ mod bad_jobs;
 mod cancelled;
 mod data_from_a_bucket;
 mod disturbed;
+mod removed;
 mod support;

@@ -1,4 +1,4 @@
-//! `Training`: jobs are submitted, looked at, watched and cancelled.
+//! `Training`: jobs are submitted, looked at, watched, cancelled and deleted.
 
 use std::time::Duration;
 
@@ -107,6 +107,27 @@ impl Training for Service {
         let found = self.etcd.cancel_job(&name).await.map_err(unavailable)?;
         let found = found.ok_or_else(|| unknown(&name))?;
         Ok(Response::new(wire::job(&found, Detail::Whole)))
+    }
+
+    async fn delete(
+        &self,
+        request: Request<v1::DeleteJobRequest>,
+    ) -> Result<Response<v1::DeleteJobResponse>, Status> {
+        let name = parse(request.into_inner().name)?;
+        let has_not = || Status::failed_precondition(format!("job {name} has not ended: cancel it first"));
+        if !self.known(&name).await?.job.state.is_final() {
+            return Err(has_not());
+        }
+        // First, for the name is free once the record is gone: a job of it begins in an empty directory.
+        self.shop.remove(name.as_str()).await.map_err(|error| {
+            tracing::error!(job = %name, %error, "the directory of a job is not removed");
+            Status::internal(format!("the directory of job {name} cannot be removed"))
+        })?;
+        match self.etcd.delete_job(&name).await.map_err(unavailable)? {
+            Some(found) if !found.job.state.is_final() => Err(has_not()),
+            // That somebody else was faster is as good.
+            _ => Ok(Response::new(v1::DeleteJobResponse {})),
+        }
     }
 }
 

@@ -72,6 +72,10 @@ pub struct ServeArgs {
     /// What ranks run on, one each, in place of ranks: cuda:0,cuda:1
     #[arg(long, env = "BEIGE_DEVICES", value_delimiter = ',', value_name = "DEVICE")]
     devices: Vec<String>,
+    /// Of jobs that have ended, how many of the last keep their directories; the models of others are gone unless they were
+    /// published [default: all]
+    #[arg(long, env = "BEIGE_KEEP_FINISHED", value_name = "COUNT")]
+    keep_finished: Option<usize>,
     /// A file with the API key that gateways are shown, where they ask for one
     #[arg(long, env = "BEIGE_KEY_FILE", value_name = "FILE")]
     key_file: Option<PathBuf>,
@@ -132,6 +136,7 @@ pub struct Config {
     pub(super) output: PathBuf,
     /// What a rank each runs on; they are there.
     pub(super) devices: Vec<Device>,
+    pub(super) keep_finished: Option<usize>,
     pub(super) threads: usize,
     pub(super) key: Option<Arc<PathBuf>>,
     pub(super) dialer: Dialer,
@@ -175,6 +180,7 @@ impl Config {
             roots: roots((&args.data_root, &args.data_uri), &output, args.data_cache_bytes)?,
             output,
             devices,
+            keep_finished: args.keep_finished,
             threads,
             key: args.key_file.map(Arc::new),
             dialer: dialer(

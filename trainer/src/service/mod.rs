@@ -15,6 +15,7 @@ mod handover;
 mod journal;
 mod queue;
 mod ranks;
+mod retention;
 mod root;
 mod serve;
 mod shelf;

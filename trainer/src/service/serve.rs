@@ -26,6 +26,7 @@ use super::devices::Devices;
 use super::foreman::Shop;
 use super::gateway::Gateways;
 use super::queue::Queue;
+use super::retention::Retention;
 
 /// How long jobs may take to end their ranks and to give themselves up.
 const LAST_TASKS: Duration = Duration::from_secs(15);
@@ -112,6 +113,8 @@ pub async fn serve(config: Config) -> Result<(), Failure> {
         shop: workshop.clone(),
     };
     tasks.spawn(queue.run());
+    let retention = Retention { etcd: etcd.clone(), shop: workshop.clone(), kept: config.keep_finished };
+    tasks.spawn(retention.run());
     let door = Door::new(public, config.tls.clone(), refusals);
     let serving = accept(door, Service { etcd, shop: workshop }, stop.clone());
     readiness.send_replace(Readiness::Ready);
