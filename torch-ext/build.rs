@@ -22,6 +22,16 @@ fn main() {
         .include(include.join("torch/csrc/api/include"))
         .define("USE_C10D_GLOO", None)
         .file("shim/shim.cpp")
+        .file("shim/linear.cpp")
+        .file("shim/dropout.cpp")
         .file("shim/c10d.cpp")
         .compile("torch_ext_shim");
+    // Loops alone, for which it pays.
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .opt_level(3)
+        .debug(false)
+        .file("shim/thinning.cpp")
+        .compile("torch_ext_loops");
 }

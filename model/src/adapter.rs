@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use tch::{Kind, TchError, Tensor};
+use torch_ext::linear;
 
 use crate::dropout::Dropout;
 use crate::error::{LoadError, RunError};
@@ -89,8 +90,8 @@ impl Adapter {
     pub(crate) fn forward(&self, input: &Tensor, dropout: &Dropout) -> Result<Tensor, RunError> {
         let (down, up) = (self.down.f_to_kind(input.kind())?, self.up.f_to_kind(input.kind())?);
         let input = dropout.adapters(input.shallow_clone())?;
-        let narrow = input.f_linear::<Tensor>(&down, None)?; // [rows, rank]
-        Ok(narrow.f_linear::<Tensor>(&up, None)?.f_mul_scalar(self.scale)?)
+        let narrow = linear(&input, &down, None)?; // [rows, rank]
+        Ok(linear(&narrow, &up, None)?.f_mul_scalar(self.scale)?)
     }
 
     /// Full name of the weight that it adds to.

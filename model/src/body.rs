@@ -79,6 +79,24 @@ fn mask(layout: &Layout, group: &Group, device: tch::Device) -> Result<Option<Te
     Ok(Some(places.f_less_tensor(&lengths)?.f_to_device(device)?))
 }
 
+/// Attention whose weights are thinned, of query, key and value `[count, heads, tokens, width]` each: libtorch's is fused
+/// only where nothing is dropped.
+fn thinned_attention(
+    [query, key, value]: [&Tensor; 3],
+    mask: Option<&Tensor>,
+    dropout: &Dropout,
+) -> Result<Tensor, RunError> {
+    let width = query.size().last().copied().unwrap_or(1);
+    #[allow(clippy::cast_precision_loss)] // Small.
+    let scale = 1.0 / (width as f64).sqrt();
+    let mut scores = query.f_mul_scalar(scale)?.f_matmul(&key.f_transpose(2, 3)?)?;
+    if let Some(mask) = mask {
+        scores = scores.f_masked_fill(&mask.f_logical_not()?, f64::NEG_INFINITY)?;
+    }
+    let weights = dropout.attention(scores.f_softmax(-1, scores.kind())?)?; // [count, heads, tokens, tokens]
+    Ok(weights.f_matmul(value)?)
+}
+
 impl Body {
     /// Loads every tensor of the body, one layer in memory at a time.
     pub(crate) fn load(loader: &Loader<'_>, config: &Config) -> Result<Self, LoadError> {
@@ -231,15 +249,12 @@ impl Layer {
     fn forward(&self, input: Tensor, pass: &Pass<'_>) -> Result<Tensor, RunError> {
         let attended = self.attention.forward(&input, pass)?;
         // Products may be of another kind than sums.
-        let mut attended = pass.dropout.hidden(attended)?.f_to_kind(input.kind())?; // [tokens, hidden]
-        let _ = attended.f_add_(&input)?;
+        let attended = pass.dropout.hidden_onto(&attended, &input)?; // [tokens, hidden]
         drop(input);
         let attended = self.attention_norm.forward(&attended)?;
         let wide = self.up.forward(&attended, self.activation, pass.dropout)?; // [tokens, intermediate]
         let output = self.down.forward(&wide, Activation::None, pass.dropout)?;
-        let mut output = pass.dropout.hidden(output)?.f_to_kind(attended.kind())?;
-        let _ = output.f_add_(&attended)?;
-        self.output_norm.forward(&output)
+        self.output_norm.forward(&pass.dropout.hidden_onto(&output, &attended)?)
     }
 }
 
@@ -271,7 +286,7 @@ impl Attention {
             .iter()
             .zip(groups)
             .zip(&pass.masks)
-            .map(|((part, group), mask)| self.group(part, *group, mask.as_ref(), pass.dropout.attention));
+            .map(|((part, group), mask)| self.group(part, *group, mask.as_ref(), pass.dropout));
         match <[Tensor; 1]>::try_from(mixed.collect::<Result<Vec<_>, _>>()?) {
             Ok([only]) => Ok(only),
             Err(parts) => Ok(Tensor::f_cat(&parts, 0)?), // [tokens, hidden]
@@ -283,16 +298,20 @@ impl Attention {
         qkv: &Tensor,
         group: Group,
         mask: Option<&Tensor>,
-        dropout: f64,
+        dropout: &Dropout,
     ) -> Result<Tensor, RunError> {
         let Group { count, tokens, .. } = group;
         let parts = qkv
             .f_view([count, tokens, 3, self.heads, self.width(qkv)])?
             .f_permute([2, 0, 3, 1, 4])? // [3, count, heads, tokens, width]
             .f_unbind(0)?;
-        let mixed = Tensor::f_scaled_dot_product_attention(
-            &parts[0], &parts[1], &parts[2], mask, dropout, false, None, false,
-        )?; // [count, heads, tokens, width]
+        let parts = [&parts[0], &parts[1], &parts[2]];
+        let mixed = if dropout.attention == 0.0 {
+            let [query, key, value] = parts;
+            Tensor::f_scaled_dot_product_attention(query, key, value, mask, 0.0, false, None, false)?
+        } else {
+            thinned_attention(parts, mask, dropout)?
+        }; // [count, heads, tokens, width]
         Ok(mixed.f_transpose(1, 2)?.f_reshape([count * tokens, -1])?)
     }
 

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use tch::{Kind, Tensor};
-use torch_ext::{Activation, PackedLinear};
+use torch_ext::{Activation, PackedLinear, linear};
 
 use crate::adapter::Adapter;
 use crate::dropout::Dropout;
@@ -196,7 +196,7 @@ impl Parts {
     /// In the input's kind; gradients reach the parameters in single precision.
     fn forward(&self, input: &Tensor, dropout: &Dropout) -> Result<Tensor, RunError> {
         let (weight, bias) = (self.weight.f_to_kind(input.kind())?, self.bias.f_to_kind(input.kind())?);
-        let output = input.f_linear(&weight, Some(&bias))?;
+        let output = linear(input, &weight, Some(&bias))?;
         match &self.adapter {
             Some(adapter) => Ok(output.f_add(&adapter.forward(input, dropout)?)?),
             None => Ok(output),

@@ -4,16 +4,13 @@
 // leaves this file. Tensors come in as borrowed pointers and go out as new ones that the caller owns.
 
 #include <ATen/core/Tensor.h>
-#include <ATen/core/List.h>
-#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/_flash_attention_forward.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/from_blob.h>
 #include <c10/core/CachingDeviceAllocator.h>
 
-#include <optional>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -38,39 +35,11 @@ namespace {
 
 using beige::guarded;
 
-using Pack = at::Tensor(const at::Tensor&, std::optional<int64_t>);
-using Linear = at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, std::string_view,
-                          c10::List<std::optional<at::Scalar>>, std::optional<std::string_view>);
-
-template <typename Signature>
-c10::TypedOperatorHandle<Signature> find(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
-}
-
 }  // namespace
 
 extern "C" {
 
 const char* beige_last_error() { return beige::last_error.c_str(); }
-
-// oneDNN's own layout of `weight` [out, in] for inputs of about `rows` rows.
-int beige_pack_linear(const at::Tensor* weight, int64_t rows, at::Tensor** out) {
-  return guarded([&] {
-    static const auto pack = find<Pack>("mkldnn::_reorder_linear_weight");
-    *out = new at::Tensor(pack.call(*weight, rows));
-  });
-}
-
-// act(input @ weight^T + bias), `weight` packed. `activation` is one of oneDNN's names, "none" for none.
-int beige_linear(const at::Tensor* input, const at::Tensor* weight, const at::Tensor* bias, const char* activation,
-                 at::Tensor** out) {
-  return guarded([&] {
-    static const auto linear = find<Linear>("mkldnn::_linear_pointwise");
-    const std::string_view name = activation;
-    const auto algorithm = name == "gelu" ? std::optional<std::string_view>("none") : std::nullopt;
-    *out = new at::Tensor(linear.call(*input, *weight, std::optional<at::Tensor>(*bias), name, c10::List<std::optional<at::Scalar>>(), algorithm));
-  });
-}
 
 // Attention within each of many sequences laid end to end (FlashAttention-2; CUDA, half precision only).
 // `query`, `key`, `value` [tokens, heads, width]; `starts` [sequences + 1] int32: where each begins.

@@ -6,6 +6,7 @@
 mod adamw;
 mod attention;
 mod c10d;
+mod dropout;
 mod error;
 mod linear;
 mod mapped;
@@ -14,7 +15,8 @@ mod runtime;
 pub use adamw::{AdamW, Moved};
 pub use attention::varlen_attention;
 pub use c10d::{Group, Seat, Store};
+pub use dropout::dropout;
 pub use error::TorchError;
-pub use linear::{Activation, PackedLinear};
+pub use linear::{Activation, PackedLinear, linear};
 pub use mapped::MappedFile;
 pub use runtime::{DeviceMemory, cuda_memory, exit_now, load_cuda, trim_memory};

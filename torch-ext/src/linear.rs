@@ -1,22 +1,29 @@
-//! Linear layers in oneDNN's packed layout: on processors, and for inference only.
+//! Linear layers by oneDNN, on processors: packed for inference, and open to gradients for training.
 //!
 //! MKL, which `torch.nn.functional.linear` uses, runs at less than half of oneDNN's speed on AMD processors
-//! with AVX-512; with AVX2 the two are level, and packing still wins for few rows.
+//! with AVX-512, in each of the three products of a training step; with AVX2 the two are level, and packing still
+//! wins for few rows.
 
 use std::ffi::{CStr, c_char, c_int};
 
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 use torch_sys::C_tensor;
 
 use crate::error::{TorchError, call};
 
 unsafe extern "C" {
     fn beige_pack_linear(weight: *const C_tensor, rows: i64, out: *mut *mut C_tensor) -> c_int;
-    fn beige_linear(
+    fn beige_packed_linear(
         input: *const C_tensor,
         weight: *const C_tensor,
         bias: *const C_tensor,
         activation: *const c_char,
+        out: *mut *mut C_tensor,
+    ) -> c_int;
+    fn beige_trained_linear(
+        input: *const C_tensor,
+        weight: *const C_tensor,
+        bias: *const C_tensor,
         out: *mut *mut C_tensor,
     ) -> c_int;
 }
@@ -71,14 +78,26 @@ impl PackedLinear {
     pub fn forward(&self, input: &Tensor, activation: Activation) -> Result<Tensor, TorchError> {
         let (weight, bias, name) = (self.weight.as_ptr(), self.bias.as_ptr(), activation.name().as_ptr());
         // SAFETY: the pointers are of live tensors and of a static string, and the shim takes no ownership.
-        call(|out| unsafe { beige_linear(input.as_ptr(), weight, bias, name, out) })
+        call(|out| unsafe { beige_packed_linear(input.as_ptr(), weight, bias, name, out) })
     }
+}
+
+/// `x W^T + b` of `[rows, in]`, a plain weight `[out, in]` and a bias `[out]`: `[rows, out]`, with a graph where one is
+/// kept. Single precision on a processor is multiplied by oneDNN, gradients too; all else by libtorch's own layer.
+///
+/// # Errors
+/// [`TorchError::OutOfMemory`], or [`TorchError::Failed`] when shapes or kinds do not fit.
+pub fn linear(input: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, TorchError> {
+    if input.device() != Device::Cpu || input.kind() != Kind::Float {
+        return input.f_linear(weight, bias).map_err(|error| TorchError::Failed(error.to_string()));
+    }
+    let bias = bias.map_or(std::ptr::null(), Tensor::as_ptr);
+    // SAFETY: the pointers are of live tensors, or null where the shim allows it, and it takes no ownership.
+    call(|out| unsafe { beige_trained_linear(input.as_ptr(), weight.as_ptr(), bias, out) })
 }
 
 #[cfg(test)]
 mod tests {
-    use tch::{Device, Kind};
-
     use super::*;
 
     #[track_caller]
@@ -114,6 +133,49 @@ mod tests {
         let packed =
             PackedLinear::pack(&Tensor::ones([8, 4], options), Tensor::ones([8], options), 1).unwrap();
         let error = packed.forward(&Tensor::ones([2, 5], options), Activation::None).unwrap_err();
+        assert!(matches!(error, TorchError::Failed(_)), "{error}");
+    }
+
+    /// Its output, and its gradients by input, weight and bias.
+    fn with_gradients(
+        of: impl Fn(&Tensor, &Tensor, Option<&Tensor>) -> Tensor,
+        [rows, input, output]: [i64; 3],
+    ) -> [Tensor; 4] {
+        tch::manual_seed(3);
+        let leaf = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        let (x, weight, bias) = (leaf(&[rows, input]), leaf(&[output, input]), leaf(&[output]));
+        let found = of(&x, &weight, Some(&bias));
+        // A gradient that is not contiguous, as from a transposed view.
+        let by = Tensor::randn([output, rows], (Kind::Float, Device::Cpu));
+        (&found * by.transpose(0, 1)).sum(Kind::Float).backward();
+        [found.detach(), x.grad(), weight.grad(), bias.grad()]
+    }
+
+    #[test]
+    fn trained_layers_and_their_gradients_agree_with_plain_ones() {
+        for shape in [[1, 48, 80], [7, 384, 1], [300, 48, 80], [2000, 384, 96]] {
+            #[allow(clippy::redundant_closure_for_method_calls)]
+            // The method's lifetimes are not general enough.
+            let expected = with_gradients(|x, weight, bias| x.linear(weight, bias), shape);
+            let found = with_gradients(|x, weight, bias| linear(x, weight, bias).unwrap(), shape);
+            for (found, expected) in found.iter().zip(&expected) {
+                assert_eq!(found.size(), expected.size());
+                let scale = f64::try_from(expected.abs().max()).unwrap();
+                let worst = f64::try_from((found - expected).abs().max()).unwrap();
+                assert!(worst <= 1e-5 * scale, "{shape:?} {worst} of {scale}");
+            }
+        }
+    }
+
+    #[test]
+    fn frozen_weights_take_no_gradient() {
+        let options = (Kind::Float, Device::Cpu);
+        let (input, weight) =
+            (Tensor::ones([4, 8], options).set_requires_grad(true), Tensor::ones([2, 8], options));
+        linear(&input, &weight, None).unwrap().sum(Kind::Float).backward();
+        assert!(!weight.grad().defined());
+        assert!(input.grad().allclose(&Tensor::full([4, 8], 2.0, options), 0.0, 0.0, false));
+        let error = linear(&input, &Tensor::ones([2, 7], options), None).unwrap_err();
         assert!(matches!(error, TorchError::Failed(_)), "{error}");
     }
 }
