@@ -42,6 +42,12 @@ async fn a_job_is_cancelled_while_it_is_published() {
     let is_so = |job: &proto::v1::Job| job.state() == JobState::Publishing || is_final(job.state());
     let found = scene.until("publishing", is_so).await;
     assert_eq!(found.state(), JobState::Publishing, "{found:?}");
+    // It takes no device meanwhile.
+    scene.submit("next", &job(&json!({ "max_steps": 2 }))).await.unwrap();
+    let next = scene.ended("next").await;
+    assert_eq!(next.state(), JobState::Succeeded, "{next:?}");
+    assert!(next.events.iter().any(|event| event.what == "attempt 1 begins, ranks on cpu, cpu"), "{next:?}");
+    assert_eq!(scene.job("publishing").await.state(), JobState::Publishing);
     scene.cancel("publishing").await;
     let ended = scene.ended("publishing").await;
     assert_eq!((ended.state(), ended.digest.as_str()), (JobState::Cancelled, ""), "{ended:?}");
