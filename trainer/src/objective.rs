@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 
 use crate::data::Custom;
 use crate::error::TrainError;
-use crate::loss::{self, Contrast, Known, Loss, Negatives, OwnGroupSum, Ranks, Tokens, Unified};
+use crate::loss::{self, Block, Contrast, Known, Loss, Negatives, OwnGroupSum, Ranks, Tokens, Unified};
 
 /// What is minimised, and over which representations.
 #[derive(Clone, Debug)]
@@ -162,6 +162,7 @@ impl Objective {
             passages,
             teacher: teacher.as_deref(),
             known: rows.known,
+            block: rows.block,
         };
         if !self.dimensions.is_empty() {
             return Ok(loss::matryoshka(&ranks(rows.queries, rows.passages), &contrast, &self.dimensions)?);
@@ -202,6 +203,8 @@ pub struct Rows<'a> {
     pub teacher: Option<&'a [Tensor]>,
     /// What else is known of all ranks' texts.
     pub known: Known<'a>,
+    /// Of all queries that are compared, those whose part of the loss is asked for; `None` for all. Unified it is all.
+    pub block: Option<Block>,
 }
 
 /// A teacher's scores as rows of a batch of `queries`, `[n, group]`, f32.

@@ -19,7 +19,7 @@ use crate::job::{Job, Kind};
 use crate::objective::{Batch, Objective};
 use crate::optimizer::Optimizer;
 use crate::schedule::Schedule;
-use crate::step::{Moment, Pairs, Settings, Step, sum_gradients};
+use crate::step::{Moment, Pairs, SCORES, Settings, Step, sum_gradients};
 use crate::trained;
 
 /// What an optimiser step came to.
@@ -276,6 +276,7 @@ impl<'a, C: Collective> Run<'a, C> {
             dropout: self.model.dropout(),
             seed: self.job.seed,
             factor: self.state.scaler.map_or(1.0, |scaler| scaler.factor()),
+            scores: SCORES,
         };
         let step = Step { model: &self.model, world: self.world, objective: &self.objective, settings };
         let start = self.job.self_distill_start_step;

@@ -9,7 +9,7 @@ use tch::{Kind, Tensor};
 
 use crate::collective::{Collective, Place};
 use crate::error::TrainError;
-use crate::loss::{self, GradientScale, Known, Negatives, Tokens};
+use crate::loss::{self, Block, GradientScale, Known, Negatives, Tokens};
 use crate::objective::{Batch, Embedded, Objective, Rows, Side, mix, teacher};
 
 /// How gradients are made.
@@ -25,7 +25,12 @@ pub struct Settings {
     pub seed: u64,
     /// What the loss, and with it every gradient, is multiplied by.
     pub factor: f64,
+    /// With a chunk size, scores that are held at a time: [`SCORES`], or fewer in a test.
+    pub scores: i64,
 }
+
+/// Scores that are held at a time, 128 MiB of them, and some times as many bytes while their gradient is made.
+pub const SCORES: i64 = 1 << 25;
 
 /// A rank's model on its way through a run.
 #[derive(Debug)]
@@ -168,11 +173,30 @@ impl<C: Collective> Step<'_, C> {
             tokens: tokens.map(|(queries, passages)| [queries, passages]),
             teacher: teacher.as_deref(),
             known: Known { texts: texts.as_deref(), guide },
+            block: None,
         };
-        let loss = self.objective.loss(&rows, negatives, moment.teach)?;
-        let objective = loss.objective(ranks, self.settings.scale)?;
-        objective.f_div_scalar(accumulated(moment) / self.settings.factor)?.f_backward()?;
-        Ok(loss.value()?)
+        let mut total = 0.0;
+        for block in self.blocks(sides, if alone { 1 } else { ranks })? {
+            let loss = self.objective.loss(&Rows { block, ..rows }, negatives, moment.teach)?;
+            let objective = loss.objective(ranks, self.settings.scale)?;
+            objective.f_div_scalar(accumulated(moment) / self.settings.factor)?.f_backward()?;
+            total += loss.value()?;
+        }
+        Ok(total)
+    }
+
+    /// How the matrix of scores is cut, `ranks` of which are compared. Where rows have a graph below them it is not: that
+    /// is gone through once.
+    fn blocks(&self, sides: &[Embedded; 2], ranks: usize) -> Result<Vec<Option<Block>>, TrainError> {
+        let ranks = i64::try_from(ranks).unwrap_or(1);
+        let [queries, passages] =
+            sides.each_ref().map(|side| side.rows.size2().map(|(rows, _)| rows * ranks));
+        let blocks = Block::cut(queries?, passages?, self.settings.scores);
+        let cached = sides[0].rows.f_is_leaf()? && sides[1].rows.f_is_leaf()?;
+        if blocks.len() == 1 || !cached || self.objective.unified.is_some() {
+            return Ok(vec![None]);
+        }
+        Ok(blocks.into_iter().map(Some).collect())
     }
 
     /// Embeds chunks once more and sends the gradient of their rows down.

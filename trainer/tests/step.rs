@@ -13,7 +13,7 @@ use trainer::collective::{Alone, Collective, Place};
 use trainer::data::Custom;
 use trainer::loss::{Contrast, Distillation, GradientScale, Negatives, Sifting};
 use trainer::objective::{Batch, Objective, Side};
-use trainer::step::{Moment, Pairs, Settings, Step, sum_gradients};
+use trainer::step::{Moment, Pairs, SCORES, Settings, Step, sum_gradients};
 
 const MOMENT: Moment = Moment { micro_step: 3, accumulated: 2, teach: true };
 
@@ -47,8 +47,14 @@ fn objective(unified: bool, negatives: Negatives) -> Objective {
     }
 }
 
-const PLAIN: Settings =
-    Settings { chunk: None, scale: GradientScale::Exact, dropout: Dropout::NONE, seed: 42, factor: 1.0 };
+const PLAIN: Settings = Settings {
+    chunk: None,
+    scale: GradientScale::Exact,
+    dropout: Dropout::NONE,
+    seed: 42,
+    factor: 1.0,
+    scores: SCORES,
+};
 
 /// Texts `from..` of a fixed row of them, of many lengths.
 fn side(kind: u32, range: std::ops::Range<u32>) -> Side {
@@ -126,6 +132,31 @@ fn a_cached_gradient_is_the_gradient() {
             let (cached_loss, cached) = run_in(&manner, &Alone, &objective, settings, &batch(0..5));
             assert!((cached_loss - loss).abs() < 1e-5, "{cached_loss} {loss}");
             check_same(&cached, &expected);
+        }
+    }
+}
+
+#[test]
+fn a_matrix_of_scores_in_parts_makes_the_same_gradient() {
+    let _one = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+    let ways = [Distillation::Group, Distillation::Weighted]
+        .into_iter()
+        .flat_map(|way| [Negatives::InBatch, Negatives::OwnGroup].map(|negatives| (way, negatives)))
+        .flat_map(|(way, negatives)| [(way, negatives, vec![]), (way, negatives, vec![4, 32])]);
+    for (distillation, negatives, dimensions) in ways {
+        for taught in [true, false] {
+            let mut objective = objective(false, negatives);
+            objective.contrast.distillation = distillation;
+            objective.dimensions.clone_from(&dimensions);
+            let batch = || Batch { teacher: batch(0..5).teacher.filter(|_| taught), ..batch(0..5) };
+            let (loss, expected) = run(&Alone, &objective, PLAIN, &batch());
+            // Of 5 rows with 10 scores each two at a time, and one.
+            for scores in [29, 1] {
+                let parts = Settings { chunk: Some(3), scores, ..PLAIN };
+                let (found_loss, found) = run(&Alone, &objective, parts, &batch());
+                assert!((found_loss - loss).abs() < 1e-5, "{found_loss} {loss}");
+                check_same(&found, &expected);
+            }
         }
     }
 }
@@ -237,7 +268,10 @@ fn on_three_ranks(
 #[test]
 fn ranks_together_have_the_gradient_of_their_batches_together() {
     let _one = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
-    for (unified, chunk) in [(false, None), (false, Some(2)), (true, Some(3))] {
+    let few = 40; // Of 6 rows with 12 scores each 3 at a time; a rank has 2.
+    for (unified, chunk, scores) in
+        [(false, None, SCORES), (false, Some(2), SCORES), (false, Some(2), few), (true, Some(3), few)]
+    {
         let negatives = if unified { Negatives::OwnGroup } else { Negatives::AllRanks };
         let mut whole = batch(0..6);
         whole.own_group = unified;
@@ -250,7 +284,7 @@ fn ranks_together_have_the_gradient_of_their_batches_together() {
             own.own_group = unified;
             own
         };
-        let found = on_three_ranks(objective, Settings { chunk, ..PLAIN }, own);
+        let found = on_three_ranks(objective, Settings { chunk, scores, ..PLAIN }, own);
         for gradients in &found {
             check_same(gradients, &expected);
         }
@@ -308,12 +342,11 @@ fn chosen_negatives_are_the_same_in_chunks_and_on_several_ranks() {
         };
         let (loss, expected) = run(&Alone, &objective(Negatives::InBatch), PLAIN, &batch(0..6));
         assert!((loss - plain_loss).abs() > 1e-3, "{sifting:?} changes nothing: {loss}");
-        let chunked = Settings { chunk: Some(4), ..PLAIN };
+        let chunked = Settings { chunk: Some(4), scores: 29, ..PLAIN };
         check_same(&run(&Alone, &objective(Negatives::InBatch), chunked, &batch(0..6)).1, &expected);
         let own = move |rank: u32| batch(rank * 2..rank * 2 + 2);
-        for found in
-            on_three_ranks(move || objective(Negatives::AllRanks), Settings { chunk: Some(2), ..PLAIN }, own)
-        {
+        let chunked = Settings { chunk: Some(2), scores: 29, ..PLAIN };
+        for found in on_three_ranks(move || objective(Negatives::AllRanks), chunked, own) {
             check_same(&found, &expected);
         }
     }

@@ -7,7 +7,7 @@ use tch::{TchError, Tensor};
 
 use super::distill::{Distillation, towards, weighted};
 use super::sift::{Known, Sifting, sifted};
-use super::{Loss, cross_entropy, own_group, positives, scores};
+use super::{Block, Loss, cross_entropy, own_group, scores};
 
 /// Which passages a query's positive stands against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,13 @@ pub struct Ranks<'a> {
     pub teacher: Option<&'a [Tensor]>,
     /// What else is known of each rank's texts.
     pub known: Known<'a>,
+    /// Of all queries that are compared, those whose part of the loss is asked for; `None` for all.
+    pub block: Option<Block>,
+}
+
+/// Those of `rows` that are a block's.
+fn cut(rows: &Tensor, block: Block) -> Result<Tensor, TchError> {
+    rows.f_narrow(0, block.first, block.rows)
 }
 
 /// The loss over rows as they are.
@@ -53,31 +60,44 @@ pub struct Ranks<'a> {
 /// # Errors
 /// [`TchError`] when shapes do not fit.
 pub fn contrast(ranks: &Ranks<'_>, how: &Contrast) -> Result<Loss, TchError> {
-    let own = ranks.own;
-    let teacher = ranks.teacher.map(|teacher| &teacher[own]);
     match how.negatives {
-        Negatives::OwnGroup | Negatives::InBatch => {
-            let scores = scores(&ranks.queries[own], &ranks.passages[own], how.temperature)?;
-            let compared = sifted(&scores, &ranks.known.of(own), how)?;
-            Ok(Loss::own(on_scores([&scores, &compared], teacher, how)?))
+        Negatives::OwnGroup | Negatives::InBatch => alone(ranks, how),
+        Negatives::AllRanks => over_ranks(ranks, how),
+    }
+}
+
+/// Against this rank's passages.
+fn alone(ranks: &Ranks<'_>, how: &Contrast) -> Result<Loss, TchError> {
+    let own = ranks.own;
+    let (queries, passages) = (&ranks.queries[own], &ranks.passages[own]);
+    let block = ranks.block.map_or_else(|| Ok(Block::whole(queries.size2()?.0)), Ok::<_, TchError>)?;
+    let scores = scores(&cut(queries, block)?, passages, how.temperature)?;
+    let compared = sifted(&scores, &ranks.known.of(own), how, block)?;
+    let teacher = ranks.teacher.map(|teacher| cut(&teacher[own], block)).transpose()?;
+    Loss::own(on_scores([&scores, &compared], teacher.as_ref(), how, block)?).times(block.share())
+}
+
+/// Against the passages of all ranks.
+fn over_ranks(ranks: &Ranks<'_>, how: &Contrast) -> Result<Loss, TchError> {
+    let (queries, passages) = (Tensor::f_cat(ranks.queries, 0)?, Tensor::f_cat(ranks.passages, 0)?);
+    let block = ranks.block.map_or_else(|| Ok(Block::whole(queries.size2()?.0)), Ok::<_, TchError>)?;
+    let scores = scores(&cut(&queries, block)?, &passages, how.temperature)?; // [rows, ranks * n * group]
+    let compared = sifted(&scores, &ranks.known, how, block)?;
+    let shared = |loss: Tensor| Loss::shared(loss).times(block.share());
+    match (ranks.teacher, how.distillation) {
+        (None, _) => shared(plain(&compared, block)?),
+        (Some(teacher), Distillation::Weighted) => {
+            shared(weighted(&cut(&Tensor::f_cat(teacher, 0)?, block)?, &scores, block)?)
         }
-        Negatives::AllRanks => {
-            let (queries, passages) = (Tensor::f_cat(ranks.queries, 0)?, Tensor::f_cat(ranks.passages, 0)?);
-            let scores = scores(&queries, &passages, how.temperature)?; // [ranks * n, ranks * n * group]
-            let compared = sifted(&scores, &ranks.known, how)?;
-            match (ranks.teacher, how.distillation) {
-                (None, _) => Ok(Loss::shared(plain(&compared)?)),
-                (Some(teacher), Distillation::Weighted) => {
-                    Ok(Loss::shared(weighted(&Tensor::f_cat(teacher, 0)?, &scores)?))
-                }
-                (Some(teacher), Distillation::Group) => {
-                    let (rows, _) = teacher[own].size2()?;
-                    let start = rows * i64::try_from(own).unwrap_or(0);
-                    let student = own_group(&scores)?.f_narrow(0, start, rows)?; // [n, group]
-                    let towards = towards(&teacher[own], &student)?;
-                    Ok(Loss { shared: Some(plain(&compared)?), own: Some(towards) })
-                }
-            }
+        (Some(teacher), Distillation::Group) => {
+            let contrast = shared(plain(&compared, block)?)?;
+            let (count, _) = teacher[ranks.own].size2()?;
+            let start = count * i64::try_from(ranks.own).unwrap_or(0);
+            let Some(own) = block.within(start, count) else { return Ok(contrast) };
+            let at = start + own.first - block.first;
+            let student = own_group(&scores, block)?.f_narrow(0, at, own.rows)?; // [rows, group]
+            let towards = towards(&cut(&teacher[ranks.own], own)?, &student)?;
+            contrast.plus(Loss::own(towards).times(own.share())?)
         }
     }
 }
@@ -104,33 +124,34 @@ pub fn matryoshka(ranks: &Ranks<'_>, how: &Contrast, dimensions: &[i64]) -> Resu
     total.over(dimensions.len() as f64)
 }
 
-/// The loss of one rank's scores, `[n, n * group]`: as they are for a teacher, and as positives are compared with them.
+/// The loss of a block of one rank's scores, `[rows, n * group]`: as they are for a teacher, and as positives are compared with them.
 pub(super) fn on_scores(
     [scores, compared]: [&Tensor; 2],
     teacher: Option<&Tensor>,
     how: &Contrast,
+    block: Block,
 ) -> Result<Tensor, TchError> {
     let of_group = how.negatives == Negatives::OwnGroup;
-    let group = own_group(scores)?; // [n, group]
-    let contrast = || if of_group { first(&own_group(compared)?) } else { plain(compared) };
+    let group = own_group(scores, block)?; // [rows, group]
+    let contrast = || if of_group { first(&own_group(compared, block)?) } else { plain(compared, block) };
     match (teacher, how.distillation) {
         (None, _) => contrast(),
         (Some(teacher), Distillation::Group) => towards(teacher, &group)?.f_add(&contrast()?),
         (Some(teacher), Distillation::Weighted) if of_group => weighted_group(teacher, &group),
-        (Some(teacher), Distillation::Weighted) => weighted(teacher, scores),
+        (Some(teacher), Distillation::Weighted) => weighted(teacher, scores, block),
     }
 }
 
 /// Each group's first against the group.
 fn first(group: &Tensor) -> Result<Tensor, TchError> {
     let (rows, _) = group.size2()?;
-    cross_entropy(group, &positives(rows, 0))
+    cross_entropy(group, &Block::whole(rows).positives(0))
 }
 
 /// Each query's positive against all passages.
-fn plain(scores: &Tensor) -> Result<Tensor, TchError> {
-    let (queries, passages) = scores.size2()?;
-    cross_entropy(scores, &positives(queries, passages / queries.max(1)))
+fn plain(scores: &Tensor, block: Block) -> Result<Tensor, TchError> {
+    let (_, passages) = scores.size2()?;
+    cross_entropy(scores, &block.positives(block.group(passages)))
 }
 
 /// [`weighted`] within groups: each row alone is a batch of one.
@@ -139,7 +160,7 @@ fn weighted_group(teacher: &Tensor, group: &Tensor) -> Result<Tensor, TchError> 
     let mut total = None;
     for row in 0..rows {
         let one = |rows: &Tensor| rows.f_narrow(0, row, 1);
-        total = super::sum(total, Some(weighted(&one(teacher)?, &one(group)?)?))?;
+        total = super::sum(total, Some(weighted(&one(teacher)?, &one(group)?, Block::whole(1))?))?;
     }
     #[allow(clippy::cast_precision_loss)] // A batch.
     total.map_or_else(|| first(group), |total| total.f_div_scalar(rows as f64))

@@ -2,6 +2,8 @@
 
 use tch::{Kind, Reduction, TchError, Tensor};
 
+use super::Block;
+
 /// How a teacher's distribution over a group is learnt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Distillation {
@@ -25,14 +27,14 @@ pub(super) fn towards(teacher: &Tensor, student: &Tensor) -> Result<Tensor, TchE
 /// The sum over a group's places of the cross-entropy of that place's passage, weighted by the teacher, `[]`. The
 /// places before it are left out of the sum below the fraction.
 ///
-/// * `teacher` - `[n, group]`, rows sum to 1
-/// * `student` - scores, `[n, n * group]`
-pub(super) fn weighted(teacher: &Tensor, student: &Tensor) -> Result<Tensor, TchError> {
-    let (rows, group) = teacher.size2()?;
+/// * `teacher` - `[rows, group]`, rows sum to 1
+/// * `student` - scores of a block, `[rows, n * group]`
+pub(super) fn weighted(teacher: &Tensor, student: &Tensor, block: Block) -> Result<Tensor, TchError> {
+    let (_, group) = teacher.size2()?;
     let mut mask = student.f_zeros_like()?;
     let mut total = None;
     for place in 0..group {
-        let targets: Vec<i64> = (0..rows).map(|row| row * group + place).collect();
+        let targets: Vec<i64> = block.positives(group).iter().map(|positive| positive + place).collect();
         let targets = Tensor::f_from_slice(&targets)?.f_to_device(student.device())?; // [n]
         let masked = student.f_add(&mask)?;
         let losses = masked.f_cross_entropy_loss::<Tensor>(&targets, None, Reduction::None, -100, 0.0)?;

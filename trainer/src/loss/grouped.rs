@@ -15,7 +15,7 @@ use super::{Loss, cross_entropy};
 pub fn grouped(logits: &Tensor, group: i64, teacher: Option<&Tensor>) -> Result<Loss, TchError> {
     let groups = logits.f_to_kind(tch::Kind::Float)?.f_view([-1, group])?; // [n, group]
     let (rows, _) = groups.size2()?;
-    let loss = cross_entropy(&groups, &super::positives(rows, 0))?;
+    let loss = cross_entropy(&groups, &super::Block::whole(rows).positives(0))?;
     let loss = match teacher {
         Some(teacher) => loss.f_add(&towards(teacher, &groups)?)?,
         None => loss,

@@ -3,6 +3,7 @@
 //! Scores are computed in single precision whatever the model runs in: at temperature 0.02 the scores of bf16 lie on a
 //! grid of 0.25. Passages are query-major: query `i`'s group is rows `i * group ..`, its positive first.
 
+mod block;
 mod contrast;
 mod distill;
 mod grouped;
@@ -12,6 +13,7 @@ mod unified;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Reduction, TchError, Tensor};
 
+pub use block::Block;
 pub use contrast::{Contrast, Negatives, Ranks, contrast, matryoshka};
 pub use distill::Distillation;
 pub use grouped::grouped;
@@ -107,15 +109,16 @@ fn sum(a: Option<Tensor>, b: Option<Tensor>) -> Result<Option<Tensor>, TchError>
 /// Inner products `[queries, passages]` over the temperature.
 fn scores(queries: &Tensor, passages: &Tensor, temperature: f64) -> Result<Tensor, TchError> {
     let single = |rows: &Tensor| rows.f_to_kind(Kind::Float);
-    single(queries)?.f_matmul(&single(passages)?.f_transpose(0, 1)?)?.f_div_scalar(temperature)
+    let products = torch_ext::linear(&single(queries)?, &single(passages)?, None);
+    products.map_err(|error| TchError::Torch(error.to_string()))?.f_div_scalar(temperature)
 }
 
-/// Of scores against all passages `[n, n * group]`, those against the own group, `[n, group]`.
-fn own_group(scores: &Tensor) -> Result<Tensor, TchError> {
-    let (queries, passages) = scores.size2()?;
-    let group = passages / queries.max(1);
-    let columns: Vec<i64> = (0..queries * group).collect();
-    let columns = Tensor::f_from_slice(&columns)?.f_view([queries, group])?;
+/// Of a block's scores against all passages `[rows, queries * group]`, those against the own group, `[rows, group]`.
+fn own_group(scores: &Tensor, block: Block) -> Result<Tensor, TchError> {
+    let (rows, passages) = scores.size2()?;
+    let group = block.group(passages);
+    let columns: Vec<i64> = (block.first * group..(block.first + rows) * group).collect();
+    let columns = Tensor::f_from_slice(&columns)?.f_view([rows, group])?;
     scores.f_gather(1, &columns.f_to_device(scores.device())?, false)
 }
 
@@ -123,11 +126,6 @@ fn own_group(scores: &Tensor) -> Result<Tensor, TchError> {
 fn cross_entropy(scores: &Tensor, targets: &[i64]) -> Result<Tensor, TchError> {
     let targets = Tensor::f_from_slice(targets)?.f_to_device(scores.device())?;
     scores.f_cross_entropy_loss::<Tensor>(&targets, None, Reduction::Mean, -100, 0.0)
-}
-
-/// Where each of `queries`' positives stands among passages in groups.
-fn positives(queries: i64, group: i64) -> Vec<i64> {
-    (0..queries).map(|query| query * group).collect()
 }
 
 #[cfg(test)]
@@ -182,8 +180,14 @@ mod tests {
                 };
                 let (queries, passages) = (side(0), side(2));
                 let teacher = self.teacher.as_deref();
-                let ranks =
-                    Ranks { own, queries: &queries, passages: &passages, teacher, known: Known::default() };
+                let ranks = Ranks {
+                    own,
+                    queries: &queries,
+                    passages: &passages,
+                    teacher,
+                    known: Known::default(),
+                    block: None,
+                };
                 contrast(&ranks, how).unwrap().objective(2, scale).unwrap().backward();
             }
             leaves.iter().map(Tensor::grad).collect()
@@ -201,6 +205,7 @@ mod tests {
                     passages,
                     teacher: self.teacher.as_deref(),
                     known: Known::default(),
+                    block: None,
                 };
                 let loss = contrast(&ranks, how).unwrap();
                 // Of the shared part there is one.
@@ -257,6 +262,7 @@ mod tests {
             passages: &world.passages,
             teacher: world.teacher.as_deref(),
             known: Known::default(),
+            block: None,
         };
         let found = contrast(&ranks, &how).unwrap().value().unwrap();
         let scores = scores(&world.queries[0], &world.passages[0], how.temperature).unwrap();

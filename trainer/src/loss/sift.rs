@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use model::normalized;
 use tch::{Kind, TchError, Tensor};
 
+use super::Block;
 use super::contrast::{Contrast, Negatives};
 
 /// What a masked score gets lower by: its weight is 0 in single precision, and all numbers stay finite.
@@ -45,18 +46,23 @@ impl<'a> Known<'a> {
 
 /// Scores as the positive is compared with them.
 ///
-/// * `scores` - inner products over the temperature, `[n, n * group]`
+/// * `scores` - of a block, inner products over the temperature, `[rows, n * group]`
 /// * `known` - of the ranks whose rows they are of
-pub(super) fn sifted(scores: &Tensor, known: &Known<'_>, how: &Contrast) -> Result<Tensor, TchError> {
+pub(super) fn sifted(
+    scores: &Tensor,
+    known: &Known<'_>,
+    how: &Contrast,
+    block: Block,
+) -> Result<Tensor, TchError> {
     let Contrast { temperature, negatives, sifting, .. } = *how;
     if sifting == Sifting::default() && known.texts.is_none() && known.guide.is_none() {
         return Ok(scores.shallow_clone());
     }
-    let (rows, columns) = scores.size2()?;
-    let group = columns / rows.max(1);
+    let (_, columns) = scores.size2()?;
+    let group = block.group(columns);
     let device = scores.device();
-    let positives = Tensor::f_arange_start_step(0, rows * group, group.max(1), (Kind::Int64, device))?;
-    let own = positives.f_unsqueeze(1)?; // [n, 1]
+    let positives = Tensor::f_from_slice(&block.positives(group))?.f_to_device(device)?;
+    let own = positives.f_unsqueeze(1)?; // [rows, 1]
     let products = scores.f_detach()?.f_mul_scalar(temperature)?;
 
     let mut masked = products.f_zeros_like()?.f_to_kind(Kind::Bool)?;
@@ -65,6 +71,7 @@ pub(super) fn sifted(scores: &Tensor, known: &Known<'_>, how: &Contrast) -> Resu
     }
     if let Some([queries, passages]) = known.guide {
         let (queries, passages) = (Tensor::f_cat(queries, 0)?, Tensor::f_cat(passages, 0)?);
+        let queries = queries.f_narrow(0, block.first, block.rows)?;
         let products = normalized(&queries)?.f_matmul(&normalized(&passages)?.f_transpose(0, 1)?)?;
         let products = products.f_to_device(device)?;
         masked = masked.f_logical_or(&above(&products, &own, -sifting.guide_margin)?)?;
@@ -81,7 +88,7 @@ pub(super) fn sifted(scores: &Tensor, known: &Known<'_>, how: &Contrast) -> Resu
     scores.f_add(&changed.f_scatter_value(1, &own, 0.0)?)
 }
 
-/// Where a product is more than `margin` above that with the positive, `[n, columns]`.
+/// Where a product is more than `margin` above that with the positive, `[rows, columns]`.
 fn above(products: &Tensor, own: &Tensor, margin: f64) -> Result<Tensor, TchError> {
     products.f_greater_tensor(&products.f_gather(1, own, false)?.f_add_scalar(margin)?)
 }
@@ -113,7 +120,7 @@ mod tests {
     #[track_caller]
     fn check(known: &Known<'_>, sifting: Sifting, negatives: Negatives, gone: &[(i64, i64)]) {
         let scores = scores();
-        let found = sifted(&scores, known, &contrast(sifting, negatives)).unwrap();
+        let found = sifted(&scores, known, &contrast(sifting, negatives), Block::whole(2)).unwrap();
         for row in 0..2 {
             for column in 0..4 {
                 let (found, score) =
@@ -172,7 +179,8 @@ mod tests {
     fn hard_negatives_weigh_more() {
         let how = Sifting { hardness_weight: 9.0, ..Sifting::default() };
         let scores = scores().set_requires_grad(true);
-        let found = sifted(&scores, &Known::default(), &contrast(how, Negatives::InBatch)).unwrap();
+        let found =
+            sifted(&scores, &Known::default(), &contrast(how, Negatives::InBatch), Block::whole(2)).unwrap();
         for (row, column) in [(0, 1), (0, 3), (1, 0)] {
             let score = scores.double_value(&[row, column]);
             assert!((found.double_value(&[row, column]) - score * 1.9).abs() < 1e-5);

@@ -8,7 +8,7 @@ use tch::{Kind, TchError, Tensor};
 
 use super::contrast::{Contrast, Negatives, Ranks, contrast, on_scores};
 use super::distill::towards;
-use super::{Loss, own_group, scores};
+use super::{Block, Loss, own_group, scores};
 
 /// The part of sparse scores in the sum, and of their loss.
 const SPARSE_SCORE: f64 = 0.3;
@@ -71,7 +71,8 @@ pub fn unified(ranks: &Ranks<'_>, how: &Contrast, unified: &Unified<'_>) -> Resu
     let multi = multi(queries, passages)?.f_div_scalar(how.temperature)?;
     let together = dense.f_add(&sparse.f_mul_scalar(SPARSE_SCORE)?)?.f_add(&multi)?;
 
-    let own = |scores: &Tensor| on_scores([scores, scores], teacher, &local).map(Loss::own);
+    let block = Block::whole(dense.size2()?.0);
+    let own = |scores: &Tensor| on_scores([scores, scores], teacher, &local, block).map(Loss::own);
     let over_ranks = how.negatives == Negatives::AllRanks;
     let dense_loss = if over_ranks { contrast(ranks, how)? } else { own(&dense)? };
     let loss = dense_loss
@@ -83,7 +84,7 @@ pub fn unified(ranks: &Ranks<'_>, how: &Contrast, unified: &Unified<'_>) -> Resu
         return Ok(loss);
     }
     let seen = |scores: &Tensor| match local.negatives {
-        Negatives::OwnGroup => own_group(scores),
+        Negatives::OwnGroup => own_group(scores, block),
         Negatives::InBatch | Negatives::AllRanks => Ok(scores.shallow_clone()),
     };
     let sum = seen(&together)?.f_detach()?;

@@ -346,6 +346,7 @@ impl Run<'_> {
                     tokens: tokens(0).zip(tokens(1)).map(|(q, p): (&Tokens, &Tokens)| [q, p]),
                     teacher: teachers.as_deref(),
                     known: Known::default(),
+                    block: None,
                 };
                 let how = if batches[own].own_group { Negatives::OwnGroup } else { negatives };
                 self.objective.loss(&rows, how, self.teaches(micro))
