@@ -80,7 +80,7 @@ fn mask(layout: &Layout, group: &Group, device: tch::Device) -> Result<Option<Te
 }
 
 /// Attention whose weights are thinned, of query, key and value `[count, heads, tokens, width]` each: libtorch's is fused
-/// only where nothing is dropped.
+/// on a processor only where nothing is dropped.
 fn thinned_attention(
     [query, key, value]: [&Tensor; 3],
     mask: Option<&Tensor>,
@@ -306,9 +306,10 @@ impl Attention {
             .f_permute([2, 0, 3, 1, 4])? // [3, count, heads, tokens, width]
             .f_unbind(0)?;
         let parts = [&parts[0], &parts[1], &parts[2]];
-        let mixed = if dropout.attention == 0.0 {
+        let (share, on_cuda) = (dropout.attention, qkv.device().is_cuda());
+        let mixed = if share == 0.0 || on_cuda {
             let [query, key, value] = parts;
-            Tensor::f_scaled_dot_product_attention(query, key, value, mask, 0.0, false, None, false)?
+            Tensor::f_scaled_dot_product_attention(query, key, value, mask, share, false, None, false)?
         } else {
             thinned_attention(parts, mask, dropout)?
         }; // [count, heads, tokens, width]
