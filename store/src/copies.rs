@@ -231,3 +231,34 @@ fn key(object: &Object) -> String {
     let bytes = e_tag.clone().unwrap_or_else(|| format!("at {modified}"));
     hex(&Sha256::digest(format!("{url}\n{size}\n{bytes}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use object_store::memory::InMemory;
+    use object_store::{ObjectStore, ObjectStoreExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn objects_of_one_second_and_size_are_told_apart_by_what_the_store_calls_them() {
+        let (dir, objects) = (tempfile::tempdir().unwrap(), Arc::new(InMemory::new()));
+        let source = Source::over(Arc::clone(&objects) as Arc<dyn ObjectStore>);
+        let copies = Copies::open(&dir.path().join("copies"), 1 << 20).unwrap();
+        let put = async |text: &'static str| {
+            objects.put(&"a.jsonl".into(), text.into()).await.unwrap();
+            source.find("s3://bucket/a.jsonl").unwrap().object().await.unwrap()
+        };
+        let old = put("old").await;
+        let new = Object { modified: old.modified, ..put("new").await };
+        assert!(old.e_tag.is_some() && old.size == new.size);
+        let changed = copies.copy(&source, &old, &dir.path().join("old")).await.unwrap_err();
+        assert!(matches!(changed, ObjectError::Changed(_)), "{changed:?}");
+        copies.copy(&source, &new, &dir.path().join("new")).await.unwrap();
+        let newer = Object { modified: old.modified, ..put("abc").await };
+        copies.copy(&source, &newer, &dir.path().join("newer")).await.unwrap();
+        assert_eq!(fs::read(dir.path().join("new")).unwrap(), b"new");
+        assert_eq!(fs::read(dir.path().join("newer")).unwrap(), b"abc");
+    }
+}

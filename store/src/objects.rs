@@ -47,7 +47,7 @@ pub struct Object {
     /// When it was put there, in seconds since 1970.
     pub modified: i64,
     /// Its name in the bucket.
-    key: String,
+    pub(crate) key: String,
 }
 
 impl fmt::Debug for Source {
@@ -79,6 +79,11 @@ impl Source {
         }
         let (objects, root) = address::open(url, settings)?;
         Ok(Self { objects, root, bucket: bucket(&parsed).into() })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn over(objects: Arc<dyn ObjectStore>) -> Self {
+        Self { objects, root: Path::default(), bucket: "s3://bucket".into() }
     }
 
     /// The place that `url` names; none where it is of another bucket, or not below the prefix.
