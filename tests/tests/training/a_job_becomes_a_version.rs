@@ -7,7 +7,7 @@ use proto::v1::{GetModelRequest, JobState, ListVersionsRequest};
 use serde_json::{Value, json};
 use tests::{Plan, checkpoint};
 
-use crate::support::{Scene, job};
+use crate::support::{Scene, is_final, job};
 
 fn plan() -> Plan {
     let model = format!("m={}", checkpoint("xlmr-cls"));
@@ -117,4 +117,20 @@ async fn a_trained_reranker_is_compared_over_the_wire_and_swapped_in() {
     let mut models = ModelsClient::new(scene.cluster.channel());
     let served = models.get(GetModelRequest { name: "r".into() }).await.unwrap().into_inner();
     assert_eq!((served.checkpoint.unwrap().digest, served.epoch), (done.digest, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_trained_is_published_without_its_data() {
+    // There is no worker yet that could try the model.
+    let mut scene = Scene::set(Plan { workers: 0, ..plan() }, None).await;
+    scene.submit("trained", &job(&json!({ "max_steps": 2, "publish": { "alias": "m" } }))).await.unwrap();
+    let found = scene.until("trained", |job| job.state() != JobState::Queued && job.model_step > 0).await;
+    assert!(!is_final(found.state()), "{found:?}");
+    scene.until("trained", |job| job.state() != JobState::Running).await;
+    fs::remove_file(scene.data().join("train.jsonl")).unwrap();
+    scene.restart().await;
+    scene.cluster.add_worker(&[]).await;
+    let done = scene.ended("trained").await;
+    assert_eq!((done.state(), done.attempt), (JobState::Succeeded, 1), "{done:?}");
+    assert!(!done.digest.is_empty(), "{done:?}");
 }

@@ -25,7 +25,7 @@ use crate::checkpoint;
 /// Between an attempt that died and the next.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Where objects are linked that somebody looks at who submits a job, below the trainer's output.
+/// The directory of links to objects that somebody looks at who submits a job, below the trainer's output.
 const LOOKS: &str = ".data/looks";
 
 /// How much is looked at of what a job names.
@@ -59,6 +59,11 @@ pub(super) struct Shop {
 }
 
 impl Shop {
+    /// Where objects are linked that somebody looks at who submits a job.
+    pub(super) fn looks(&self) -> PathBuf {
+        self.output.join(LOOKS)
+    }
+
     /// The directory of a job.
     pub(super) fn directory(&self, job: &str) -> PathBuf {
         self.output.join(job)
@@ -214,7 +219,7 @@ impl Shop {
     /// Reads the document of the job `name`, and of all that it names as much as `look` says.
     pub(super) async fn settle(&self, text: &str, name: &str, look: Look) -> Result<Spec, Vec<Fault>> {
         let (roots, text, output) = (self.roots.clone(), text.to_owned(), self.directory(name));
-        let looks = self.output.join(LOOKS);
+        let looks = self.looks();
         let work = move || {
             let spec = Spec::parse(&text, &output)?;
             let unread = |reason| vec![Fault { field: "train_data".to_owned(), reason }];

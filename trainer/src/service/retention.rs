@@ -1,7 +1,8 @@
 //! Directories of jobs that have ended: removed at somebody's wish, or when enough of later ones are there.
 
 use std::cmp::Reverse;
-use std::fs;
+use std::fs::{self, DirEntry};
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ use crate::error::TrainError;
 const LOOK: Duration = Duration::from_secs(5);
 /// How directories are called that are being removed.
 const REMOVED: &str = ".removed-";
+/// How long somebody may look at objects that were fetched for a job that is submitted.
+const LONGEST_LOOK: Duration = Duration::from_secs(24 * 3600);
 
 /// Keeps the directories of the jobs that ended last.
 #[derive(Debug)]
@@ -77,16 +80,17 @@ impl Shop {
         let aside = self.output.join(format!("{REMOVED}{}", Uuid::new_v4()));
         let work = move || match fs::rename(&directory, &aside) {
             Ok(()) => checkpoint::clear(&aside),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(source) => Err(TrainError::io(&directory, source)),
         };
         joined(task::spawn_blocking(work).await)
     }
 
-    /// Removes what a trainer left that ended while it removed.
+    /// Removes what a trainer left that ended while it removed, or looked at fetched objects.
     async fn finish_removals(&self) {
-        let output = self.output.clone();
-        let cleared = joined(task::spawn_blocking(move || clear_removed(&output)).await);
+        let (output, looks) = (self.output.clone(), self.looks());
+        let work = move || clear_removed(&output).and_then(|()| clear_where(&looks, is_old));
+        let cleared = joined(task::spawn_blocking(work).await);
         if let Err(error) = cleared {
             tracing::warn!(%error, "directories of jobs are not removed to the end");
         }
@@ -94,14 +98,28 @@ impl Shop {
 }
 
 fn clear_removed(output: &Path) -> Result<(), TrainError> {
-    let failed = |source| TrainError::io(output, source);
-    for entry in fs::read_dir(output).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        if entry.file_name().to_string_lossy().starts_with(REMOVED) {
+    clear_where(output, |entry| entry.file_name().to_string_lossy().starts_with(REMOVED))
+}
+
+/// Removes the directories in `around` that `is_left` names; that it is not there is as good.
+fn clear_where(around: &Path, is_left: impl Fn(&DirEntry) -> bool) -> Result<(), TrainError> {
+    let entries = match fs::read_dir(around) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(|source| TrainError::io(around, source))?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(|source| TrainError::io(around, source))?;
+        if is_left(&entry) {
             checkpoint::clear(&entry.path())?;
         }
     }
     Ok(())
+}
+
+/// Whether nobody can be looking at it any more.
+fn is_old(look: &DirEntry) -> bool {
+    let made = look.metadata().and_then(|meta| meta.modified());
+    made.ok().and_then(|made| made.elapsed().ok()).is_some_and(|age| age > LONGEST_LOOK)
 }
 
 fn joined(work: Result<Result<(), TrainError>, task::JoinError>) -> Result<(), TrainError> {
