@@ -46,6 +46,9 @@ pub enum InvalidUrl {
     /// It is the URL of something else.
     #[error("{0}:// is no store; there are file://, s3:// and gs://")]
     Scheme(String),
+    /// It is the URL of something else where a bucket is wanted.
+    #[error("{0}:// is no bucket; there are s3:// and gs://")]
+    NoBucket(String),
     /// It has something in it that may be a secret, and would end up in logs.
     #[error(
         "an URL of a store has no user, no password and no query: credentials are given in the environment"

@@ -75,7 +75,7 @@ impl Source {
     pub fn open(url: &str, settings: &Settings) -> Result<Self, InvalidUrl> {
         let parsed = Url::parse(url).map_err(|source| InvalidUrl::Malformed { url: url.into(), source })?;
         if !matches!(parsed.scheme(), "s3" | "gs") {
-            return Err(InvalidUrl::Scheme(parsed.scheme().to_owned()));
+            return Err(InvalidUrl::NoBucket(parsed.scheme().to_owned()));
         }
         let (objects, root) = address::open(url, settings)?;
         Ok(Self { objects, root, bucket: bucket(&parsed).into() })
@@ -223,9 +223,14 @@ mod tests {
             assert_eq!(source.find(url).is_some(), found, "{url}");
         }
         assert_eq!(source.find("s3://bucket/a/b/c%20d.jsonl").unwrap().name(), "c d.jsonl");
-        for refused in ["file:///a", "https://bucket", "s3://key:secret@bucket/a", "bucket"] {
+        for (refused, part) in [
+            ("file:///a", "file:// is no bucket; there are s3:// and gs://"),
+            ("https://bucket", "https:// is no bucket"),
+            ("s3://key:secret@bucket/a", "credentials are given in the environment"),
+            ("bucket", "is no URL"),
+        ] {
             let error = Source::open(refused, &settings).unwrap_err().to_string();
-            assert!(!error.contains("secret"), "{error}");
+            assert!(error.contains(part) && !error.contains("secret"), "{error}");
         }
     }
 }
