@@ -130,7 +130,8 @@ impl<'a> Model<'a> {
     fn makes_way(&self, digest: &str, worker: &Worker) -> bool {
         let pinned = self.view.pins.contains_key(&(self.name.to_owned(), digest.to_owned()));
         let in_wave = self.swap.is_some_and(|swap| {
-            swap.state.is_open() && swap.from.as_deref() == Some(digest) && swap.wave.contains(&worker.id)
+            let may_answer = swap.state.is_open() || swap.state == SwapState::Committed;
+            may_answer && swap.from.as_deref() == Some(digest) && swap.wave.contains(&worker.id)
         });
         in_wave && !pinned
     }
@@ -150,17 +151,16 @@ impl<'a> Model<'a> {
     }
 }
 
-/// Whether `worker` loads one of the checkpoints of `swap` only when it has let go of the other: in waves, when its turn
-/// has come, or once the swap is decided and nobody is answered by the other any more.
+/// Whether `worker` loads one of the checkpoints of `swap` only when it has let go of the other: when its turn has come;
+/// in waves also once the swap is decided and nobody is answered by the other any more.
 pub(crate) fn makes_room(swap: &Swap, alias: Option<&Alias>, worker: &Worker) -> bool {
-    let has_turn = match swap.state {
-        SwapState::Requested | SwapState::Preparing | SwapState::Trial => swap.wave.contains(&worker.id),
-        SwapState::Committed => {
-            swap.wave.contains(&worker.id) || alias.is_some_and(|alias| alias.prev.is_none())
-        }
-        SwapState::Retired | SwapState::Aborted | SwapState::RolledBack => true,
-    };
-    swap.mode == SwapMode::Waves && has_turn
+    let (has_turn, in_waves) = (swap.wave.contains(&worker.id), swap.mode == SwapMode::Waves);
+    match swap.state {
+        SwapState::Requested | SwapState::Preparing | SwapState::Trial => has_turn && in_waves,
+        // Whoever came too late to make room before follows now.
+        SwapState::Committed => has_turn || (in_waves && alias.is_some_and(|alias| alias.prev.is_none())),
+        SwapState::Retired | SwapState::Aborted | SwapState::RolledBack => in_waves,
+    }
 }
 
 #[cfg(test)]
@@ -321,6 +321,21 @@ mod tests {
         alias(&mut view).prev = None;
         view.swaps.get_mut("m").unwrap().state = SwapState::Retired;
         check(&view, &["e"], &[], true);
+    }
+
+    #[test]
+    fn who_came_too_late_for_waves_follows_when_it_is_told_to() {
+        let mut view = swapping(SwapState::Committed);
+        refuse(&mut view, NackReason::Memory, false);
+        *alias(&mut view) = Alias { prev: Some("d".into()), swap_id: Some("s".into()), ..Alias::of("e", 2) };
+        check(&view, &["d"], &["e"], false);
+        view.swaps.get_mut("m").unwrap().wave.insert(worker("a").id);
+        check(&view, &["e"], &[], true);
+        // And back: nothing is in its way once `e` is let go.
+        let mut back = swapping(SwapState::RolledBack);
+        back.swaps.get_mut("m").unwrap().wave.insert(worker("a").id);
+        alias(&mut back).leaving.insert("e".into());
+        check(&back, &["d"], &["e"], false);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::memory::{Memory, Moment};
 use super::moves::Move;
-use super::prepare::{Fleet, Waves, count, widen};
+use super::prepare::{Fleet, Waves, count, stragglers, widen};
 use super::release::{SwapSettings, released};
 use super::step::Standing;
 use super::trial::{Verdict, judge};
@@ -194,7 +194,19 @@ impl<'v> Case<'v, '_> {
     /// Lets go of what the name meant before, when it is time and no call can be left on it.
     fn committed(&self, swap: &Swap) -> Option<Move> {
         let Some(before) = self.before() else { return Some(Move::close(swap, self.now.unix_ms)) };
-        self.is_to_go(swap, before.1).then(|| self.retire(swap, before)).flatten()
+        if self.is_to_go(swap, before.1) { self.retire(swap, before) } else { self.follow(swap) }
+    }
+
+    /// Has workers follow that came in mid swap and have no room for both.
+    fn follow(&self, swap: &Swap) -> Option<Move> {
+        let (alias, prev) = self.before()?;
+        let is_pinned = self.view.pins.contains_key(&(self.model().to_owned(), prev.to_owned()));
+        if is_pinned || alias.digest != swap.to || swap.from.as_deref() != Some(prev) {
+            return None;
+        }
+        let fleet = Fleet::of(self.view, &self.standing.model, swap);
+        let (wave, rests_on) = stragglers(swap, &fleet)?;
+        Some(Move::follow(&Swap { wave, ..swap.clone() }, rests_on, self.now.unix_ms))
     }
 
     /// Lets go of what the name meant before a swap that came to nothing, if somebody asked for it.
@@ -419,6 +431,28 @@ mod tests {
         let over = change(committed(), |swap, _| swap.state = SwapState::Aborted);
         check(&over, 100, "");
         check(&change(over, |swap, _| swap.mode = SwapMode::Waves), 100, "d is let go");
+    }
+
+    #[test]
+    fn who_joined_in_mid_swap_without_room_for_both_follows_if_it_can_be_spared() {
+        let committed = |workers: &[&str], ready: &[&str]| {
+            change(swapping(SwapState::Committed, workers, ready), |swap, alias| {
+                (swap.committed_unix_ms, *alias) =
+                    (Some(100), Alias { prev: Some("d".into()), ..Alias::of("e", 2) });
+            })
+        };
+        let short = |view, workers| refused(view, workers, NackReason::Memory);
+        let late = || short(committed(&["a", "b"], &["a"]), &["b"]);
+        check(&late(), 200, "no room for both: b lets d go");
+        // Half of them keep what a rollback needs.
+        check(&short(committed(&["a", "b", "c"], &["a"]), &["b", "c"]), 200, "no room for both: b lets d go");
+        check(&short(committed(&["a"], &[]), &["a"]), 200, "");
+        check(&refused(committed(&["a", "b"], &["a"]), &["b"], NackReason::Disk), 200, "");
+        check(&change(late(), |swap, _| swap.wave.extend([id("b")])), 200, "");
+        let mut pinned = late();
+        pinned.pins.insert(("m".into(), "d".into()), Pin { since_unix_ms: 0 });
+        check(&pinned, 200, "");
+        check(&change(late(), |_, alias| alias.digest = "x".into()), 200, "");
     }
 
     #[test]

@@ -31,6 +31,16 @@ impl Move {
         Self { what, step: Step { rests_on, ..step } }
     }
 
+    /// Has workers of the wave, as `swap` says already, follow to what the name means by now.
+    pub(super) fn follow(swap: &Swap, rests_on: Vec<Fact>, now: u64) -> Self {
+        let wave = swap.wave.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let from = swap.from.as_deref().unwrap_or_default();
+        let lets = if swap.wave.len() == 1 { "lets" } else { "let" };
+        let Self { what, step } =
+            Self::of_swap(swap, format!("no room for both: {wave} {lets} {from} go"), now);
+        Self { what, step: Step { rests_on, ..step } }
+    }
+
     /// Has some callers, or copies of calls, try the new checkpoint.
     pub(super) fn begin_trial(alias: &Alias, swap: &Swap, rests_on: Vec<Fact>, now: u64) -> Self {
         let alias = alias.tried(swap);

@@ -167,6 +167,29 @@ pub(super) fn widen(swap: &Swap, fleet: &Fleet<'_>) -> Waves {
     Waves::Wider(Box::new(swap), rests_on)
 }
 
+/// After the commit of `swap`: the wave with those who serve the old checkpoint, have no room for the new one, and can
+/// be spared, and what that rests on; none where there is nobody new.
+///
+/// Nobody asks for the old checkpoint any more but calls that began before; a rollback would. So at least half of those
+/// who had it, rounded up, keep it.
+pub(super) fn stragglers(swap: &Swap, fleet: &Fleet<'_>) -> Option<(BTreeSet<WorkerId>, Vec<Fact>)> {
+    let from = swap.from.as_deref()?;
+    let mut wave = swap.wave.clone();
+    let keep = |wave: &BTreeSet<WorkerId>| fleet.serving.iter().filter(|id| !wave.contains(**id)).count();
+    let floor = (keep(&wave) + swap.wave.len()).div_ceil(2).max(1);
+    let short = fleet.short_of_memory();
+    for worker in short.iter().filter(|id| fleet.serving.contains(**id)) {
+        if !wave.contains(*worker) && keep(&wave) > floor {
+            wave.insert((*worker).clone());
+        }
+    }
+    if wave == swap.wave {
+        return None;
+    }
+    let rests_on = fleet.still_serving(from, (&wave, count(floor)));
+    Some((wave, rests_on))
+}
+
 /// A number of workers.
 pub(super) fn count(workers: usize) -> u32 {
     u32::try_from(workers).unwrap_or(u32::MAX)
