@@ -31,8 +31,14 @@ fn resolve(alias: &Alias, client: usize) -> String {
 impl World {
     /// A client calls a gateway that knows what the name means, at an epoch that the client takes.
     pub(super) fn call(&mut self) {
+        let gateway = self.random.below(self.gateways.len());
+        self.call_at(gateway);
+    }
+
+    /// A client calls this gateway.
+    pub(super) fn call_at(&mut self, which: usize) {
         let client = self.random.below(self.clients.len());
-        let gateway = &self.gateways[self.random.below(self.gateways.len())];
+        let gateway = &self.gateways[which];
         let seen = self.clients[client].seen;
         let checks = self.broken != Some(Rule::HigherEpochHolds);
         let Some(alias) = gateway.known.as_ref().filter(|alias| alias.epoch >= seen || !checks) else {

@@ -33,6 +33,10 @@ impl Etcd {
         self.granted
     }
 
+    pub(super) fn last_lease(&self) -> LeaseId {
+        self.granted
+    }
+
     pub(super) fn is_alive(&self, lease: LeaseId) -> bool {
         self.leases.contains(&lease)
     }

@@ -10,7 +10,7 @@ use crate::keys::Key;
 use crate::lease::LeaseId;
 use crate::name::GatewayId;
 use crate::presence::entries;
-use crate::record::{Alias, Gateway};
+use crate::record::{Alias, Gateway, Swap, SwapState};
 use crate::swap::{Helm, Moment, SwapSettings, Task};
 use crate::view::View;
 
@@ -129,7 +129,10 @@ impl SimGateway {
             return self.helm.look(&self.view, self.lease, now);
         }
         let mut view = View::clone(&self.view);
-        view.aliases.values_mut().for_each(|alias| alias.leaving.clear());
+        let begins = |swap: &Swap| swap.state == SwapState::Requested;
+        if view.swaps.get(MODEL).is_some_and(begins) {
+            view.aliases.values_mut().for_each(|alias| alias.leaving.clear());
+        }
         self.helm.look(&view, self.lease, now)
     }
 }

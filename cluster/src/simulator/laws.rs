@@ -1,11 +1,12 @@
 //! What holds whatever happens.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::world::{MODEL, World};
 use crate::keys::Key;
 use crate::record::{Alias, Record, Swap, SwapMode, SwapState};
 use crate::transaction::{Transaction, Write};
+use crate::view::View;
 
 /// A law that does not hold.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -162,10 +163,25 @@ impl World {
                 return Err(Broken::BelowTheFloor { digest: from, serving, floor: new.floor as usize });
             }
         }
+        if new.mode == SwapMode::Beside && new.state == SwapState::Committed && is_wider {
+            self.check_stragglers(before, new)?;
+        }
         if new.state == SwapState::Preparing && state == Some(SwapState::Requested) {
             Self::check_two_at_most(before, new)?;
         }
         Ok(())
+    }
+
+    /// Whoever follows after the commit leaves somebody to roll back to.
+    fn check_stragglers(&mut self, before: &Before, new: &Swap) -> Result<(), Broken> {
+        if new.wave.is_empty() {
+            return Ok(());
+        }
+        self.tally.stragglers += 1;
+        let digest = new.from.clone().unwrap_or_default();
+        let in_wave = |worker: &str| new.wave.iter().any(|id| id.as_str() == worker);
+        let serving = before.ready_with(&digest).filter(|(_, worker)| !in_wave(worker)).count();
+        if serving == 0 { Err(Broken::BelowTheFloor { digest, serving, floor: 1 }) } else { Ok(()) }
     }
 
     /// A swap is taken up only when nothing is kept for the name but what it means and is to mean.
@@ -194,6 +210,15 @@ impl World {
         Ok(())
     }
 
+    /// Whether more workers than half have what the name meant before its last swap, which somebody may want back.
+    fn can_be_spared(&self, view: &View, alias: &Alias) -> bool {
+        let Some(prev) = &alias.prev else { return false };
+        let last = view.swaps.get(MODEL).filter(|swap| swap.state == SwapState::Committed);
+        let is_last = last.is_some_and(|swap| swap.to == alias.digest && swap.from.as_ref() == Some(prev));
+        let keep = view.ready.get(&(MODEL.to_owned(), prev.clone())).map_or(0, BTreeSet::len);
+        is_last && keep > self.workers.len().div_ceil(2)
+    }
+
     /// What must be the case when nothing has gone wrong for a while.
     pub(super) fn check_calm(&mut self) -> Result<(), Broken> {
         let view = self.etcd.view();
@@ -214,8 +239,9 @@ impl World {
             return Err(Broken::NobodyServes { digest: alias.digest.clone() });
         }
         let serving = &view.ready[&(MODEL.to_owned(), alias.digest.clone())];
-        // Where what the name meant before is kept for a rollback, who has no room for both keeps that.
-        let follows = |id| serving.contains(id) || alias.prev.is_some();
+        // Where what the name meant before is kept for a rollback, who has no room for both keeps that if it is needed.
+        let spared = self.can_be_spared(&view, alias);
+        let follows = |id| serving.contains(id) || (alias.prev.is_some() && !spared);
         if let Some(behind) = self.workers.iter().find(|worker| !follows(&worker.id)) {
             return Err(Broken::Behind { worker: behind.id.to_string(), digest: alias.digest.clone() });
         }

@@ -62,23 +62,23 @@ impl Rule {
         Self::CanaryIsTold,
     ];
 
-    /// Whether `law` is one that breaking the rule can break.
-    pub(super) fn may_break(self, law: &Broken) -> bool {
+    /// Whether `law` is the one that this rule is there for. Another one may break as well where it is broken.
+    pub(super) fn is_for(self, law: &Broken) -> bool {
         match self {
-            Self::SeenUnchanged | Self::AnswersAreAsked | Self::ReadyIsLoaded | Self::WithdrawnFirst => true,
+            Self::SeenUnchanged => matches!(law, Broken::EpochJumps { .. }),
             Self::StillReady => matches!(law, Broken::TooFewReady { .. }),
             Self::StillLeads => matches!(law, Broken::NotTheLeader { .. }),
             Self::GatewaysQuiet | Self::Grace | Self::EpochsAreSeen | Self::BusyIsSaid => {
                 matches!(law, Broken::InUse { .. })
             }
-            Self::EpochRises => matches!(law, Broken::EpochStays { .. } | Broken::OtherMeaning { .. }),
+            Self::EpochRises => matches!(law, Broken::EpochStays { .. }),
             Self::WavesKeepAFloor => matches!(law, Broken::BelowTheFloor { .. }),
+            Self::ReadyIsLoaded | Self::WithdrawnFirst => matches!(law, Broken::NotLoaded { .. }),
             Self::HigherEpochHolds => matches!(law, Broken::EpochFell { .. }),
-            Self::KnowsItself => matches!(law, Broken::NobodyLeads | Broken::NeverEnds { .. }),
+            Self::AnswersAreAsked => matches!(law, Broken::NotMeant { .. }),
+            Self::KnowsItself => matches!(law, Broken::NeverEnds { .. }),
+            Self::NothingLeaves => matches!(law, Broken::TooManyLoaded { .. }),
             Self::CanaryIsTold => matches!(law, Broken::Split { .. }),
-            Self::NothingLeaves => {
-                matches!(law, Broken::TooManyLoaded { .. } | Broken::InUse { .. } | Broken::NeverLeft { .. })
-            }
         }
     }
 

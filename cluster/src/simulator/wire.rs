@@ -1,4 +1,5 @@
-//! What is on its way to etcd: it may come late, twice, or never, and so may its answer.
+//! What is on its way to etcd: it may come late, twice, or never, and so may its answer. But it does not outlive a lease
+//! that was granted after it was sent: a call is given up after three seconds, and a lease lasts ten.
 
 use super::laws::Broken;
 use super::world::{World, leader};
@@ -23,6 +24,8 @@ pub(super) enum Purpose {
 #[derive(Clone, Debug)]
 pub(super) struct Flight {
     id: u64,
+    /// The last lease that there was when it was sent.
+    sent: LeaseId,
     purpose: Purpose,
     transaction: Transaction,
 }
@@ -34,7 +37,7 @@ impl World {
             Some(rule) if is_leaders => rule.spoil(transaction),
             _ => transaction,
         };
-        self.wire.push(Flight { id, purpose, transaction });
+        self.wire.push(Flight { id, sent: self.etcd.last_lease(), purpose, transaction });
         id
     }
 
@@ -62,9 +65,14 @@ impl World {
                 };
                 let fence = order.transaction.when.iter().find_map(is_fence).unwrap_or(0);
                 let purpose = Purpose::Order { gateway: id.clone(), boots, fence };
+                let lets_go =
+                    order.transaction.when.iter().any(|fact| matches!(fact, Fact::NoGatewaySince(_)));
                 let flight = self.fly(purpose, order.transaction, true);
                 self.gateways[which].awaits = Some(flight);
                 self.tell(|| format!("{id}, elected at {fence}, orders: {}", order.what));
+                if lets_go && self.random.percent(30) {
+                    self.intrude();
+                }
             }
             Task::Rest => {}
         }
@@ -89,10 +97,26 @@ impl World {
                 Purpose::Campaign { .. } | Purpose::Operator => None,
             };
             self.check(&before, &flight.transaction, fence)?;
+            self.count_election(&flight.purpose);
         }
         let answer = if self.random.percent(fails) { None } else { outcome };
         self.take_answer(&flight, answer);
         Ok(())
+    }
+
+    /// What was sent before `lease` was granted is lost by now, or was carried out.
+    pub(super) fn lose_older_than(&mut self, lease: LeaseId) {
+        self.wire.retain(|flight| flight.sent >= lease);
+    }
+
+    fn count_election(&mut self, purpose: &Purpose) {
+        let Purpose::Campaign { gateway, .. } = purpose else { return };
+        let before = self.elected.replace(gateway.clone());
+        if before.is_some_and(|before| before != *gateway) {
+            let is_open = self.etcd.swap(&self.swap_key).is_some_and(|swap| swap.state.is_open());
+            self.tally.leader_changes += 1;
+            self.tally.in_mid_swap += u64::from(is_open);
+        }
     }
 
     /// A gateway waits no longer for an answer. What it sent may still arrive.

@@ -54,6 +54,8 @@ pub(super) struct World {
     pub(super) meanings: Meanings,
     /// Since when gateways are not registered.
     pub(super) vanished: BTreeMap<GatewayId, u64>,
+    /// Who was elected last.
+    pub(super) elected: Option<GatewayId>,
     pub(super) alias_key: Key,
     pub(super) swap_key: Key,
     /// In milliseconds.
@@ -89,6 +91,7 @@ impl World {
             wire: Vec::new(),
             meanings: Meanings::new(),
             vanished: BTreeMap::new(),
+            elected: None,
             alias_key: Key::Alias(name(MODEL)),
             swap_key: Key::Swap(name(MODEL)),
             now: 1_000,
@@ -262,8 +265,31 @@ impl World {
             self.kill_or_start_gateway(which);
         }
         if self.random.percent(30) {
-            self.gateways.iter_mut().for_each(|gateway| gateway.is_cut_off = false);
+            (0..self.gateways.len()).for_each(|which| self.come_back(which));
         }
+    }
+
+    /// A gateway reaches etcd again. It may say what it knew while it was away before it hears of anything.
+    fn come_back(&mut self, which: usize) {
+        let gateway = &mut self.gateways[which];
+        let was_away = std::mem::take(&mut gateway.is_cut_off);
+        if was_away && gateway.is_up && self.random.percent(50) {
+            self.compose(which);
+            self.register_gateway(which);
+        }
+    }
+
+    /// Somebody who was away is back just when something is about to be let go, and is called.
+    pub(super) fn intrude(&mut self) {
+        let is_away = |gateway: &SimGateway| {
+            let is_registered = gateway.lease.is_some_and(|lease| self.etcd.is_alive(lease));
+            gateway.is_up && gateway.known.is_some() && !is_registered
+        };
+        let Some(which) = self.gateways.iter().position(is_away) else { return };
+        self.gateways[which].is_cut_off = false;
+        self.compose(which);
+        self.register_gateway(which);
+        self.call_at(which);
     }
 
     /// A gateway reaches etcd no more, and sooner or later is not registered any more.
@@ -291,6 +317,7 @@ impl World {
 
     fn end_lease(&mut self, lease: i64) {
         self.etcd.expire(lease);
+        self.lose_older_than(lease);
         let gone = self.gateways.iter().filter(|gateway| gateway.lease == Some(lease));
         let gone: Vec<GatewayId> = gone.map(|gateway| gateway.id.clone()).collect();
         for id in gone {
@@ -398,6 +425,12 @@ pub(super) struct Tally {
     pub(super) waves: u64,
     pub(super) answers: u64,
     pub(super) started_again: u64,
+    /// Workers without room for both that follow after a commit.
+    pub(super) stragglers: u64,
+    /// Elections of another gateway than the one before.
+    pub(super) leader_changes: u64,
+    /// Of those, while a swap was open.
+    pub(super) in_mid_swap: u64,
 }
 
 impl Tally {
@@ -429,11 +462,15 @@ impl Tally {
         self.waves += other.waves;
         self.answers += other.answers;
         self.started_again += other.started_again;
+        self.stragglers += other.stragglers;
+        self.leader_changes += other.leader_changes;
+        self.in_mid_swap += other.in_mid_swap;
     }
 
     /// Laws hold easily where nothing happens.
     pub(super) fn assert_everything_happens(&self, schedules: u64) {
-        let Self { commits, aborts, rollbacks, retired, trials, waves, answers, started_again } = *self;
+        let Self { commits, aborts, rollbacks, retired, trials, waves, answers, started_again, .. } = *self;
+        let Self { stragglers, leader_changes, in_mid_swap, .. } = *self;
         for (what, count, one_in) in [
             ("commits", commits, 2),
             ("aborts", aborts, 20),
@@ -443,6 +480,9 @@ impl Tally {
             ("waves", waves, 100),
             ("answers", answers, 1),
             ("calls that started again", started_again, 100),
+            ("workers that follow after a commit", stragglers, 1_000),
+            ("leader changes", leader_changes, 4),
+            ("leader changes in mid swap", in_mid_swap, 10),
         ] {
             assert!(count * one_in >= schedules, "too few {what}: {count} in {schedules} schedules");
         }
