@@ -93,6 +93,13 @@ impl Membership {
         self.place.registered()
     }
 
+    /// How often keys were found to be others than had been written, and were written again: as after an etcd went back in
+    /// time, but kept the lease. Closed once the place is given up.
+    #[must_use]
+    pub fn restored(&self) -> watch::Receiver<u64> {
+        self.place.restored()
+    }
+
     /// Gives the place up and waits until the keys are gone, but not long: where etcd does not answer they go with
     /// the lease. Nothing to do where `stop` has come first.
     ///

@@ -4,6 +4,9 @@
 //! it back. No one has to be told to: an epoch below one that was seen proves that etcd's history is another one, and a
 //! transaction that compares the entry which proves it can harm nobody who knows more. Of many followers one is first,
 //! and where one knows a higher epoch than the first did, it finds its own memory overtaken, and goes last.
+//!
+//! With a name goes the swap that led there. What was written of names that did not move is not known to be forgotten,
+//! and is not put back.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,10 +15,10 @@ use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::etcd::Etcd;
-use crate::keys::Key;
 use crate::name::Name;
-use crate::record::{Alias, Record};
-use crate::transaction::{Fact, Outcome, Transaction, Write};
+use crate::record::Alias;
+use crate::swap::{Standing, Step};
+use crate::transaction::Outcome;
 use crate::view::View;
 
 /// For so long after a name was first seen to have gone back, whoever had its checkpoint may be on the way back: a
@@ -119,11 +122,9 @@ impl Etcd {
 
     async fn put_back(&self, view: &View, model: Name, alias: Alias) -> Result<(), Error> {
         let (epoch, digest) = (alias.epoch, alias.digest.clone());
-        let key = Key::Alias(model.clone());
-        let transaction = Transaction {
-            when: vec![Fact::Unchanged { key: key.clone(), modified: view.revisions.modified(&key) }],
-            then: vec![Write::Put(key, Record::Alias(alias))],
-        };
+        let swap = view.swaps.get(model.as_str()).filter(|_| is_as_seen(view, &model, &alias)).cloned();
+        let standing = Standing::of(view, model.clone());
+        let transaction = standing.take(Step { alias: Some(alias), swap, ..Step::default() });
         match self.transact("put a name back", &transaction).await? {
             Outcome::Done(_) => {
                 tracing::warn!(%model, epoch, digest, "put back what etcd has forgotten of a name");
@@ -133,6 +134,11 @@ impl Etcd {
         }
         Ok(())
     }
+}
+
+/// Whether `alias` is the meaning that was seen, with which the view has kept the swap that led there.
+fn is_as_seen(view: &View, model: &Name, alias: &Alias) -> bool {
+    view.aliases.get(model.as_str()).is_some_and(|known| known.digest == alias.digest)
 }
 
 #[cfg(test)]

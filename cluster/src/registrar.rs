@@ -34,6 +34,7 @@ pub(crate) struct Place {
     written: watch::Receiver<u64>,
     registered: watch::Receiver<bool>,
     lease: watch::Receiver<Option<LeaseId>>,
+    restored: watch::Receiver<u64>,
     leaving: DropGuard,
     gone: CancellationToken,
 }
@@ -60,6 +61,7 @@ impl Place {
         let (tell_written, written) = watch::channel(0);
         let (tell, registered) = watch::channel(false);
         let (tell_lease, lease) = watch::channel(None);
+        let (tell_restored, restored) = watch::channel(0);
         let (leaving, gone) = (CancellationToken::new(), CancellationToken::new());
         let ttl = ttl.max(SHORTEST_TTL);
         let registrar = Registrar {
@@ -69,11 +71,13 @@ impl Place {
             tell_written,
             tell,
             tell_lease,
+            tell_restored,
+            was_changed: false,
             ledger,
             lease: Lease::new(ttl, Instant::now()),
         };
         tasks.spawn(registrar.run(stop, leaving.clone(), gone.clone().drop_guard()));
-        Self { wanted, written, registered, lease, leaving: leaving.drop_guard(), gone }
+        Self { wanted, written, registered, lease, restored, leaving: leaving.drop_guard(), gone }
     }
 
     /// Other entries from now on.
@@ -104,6 +108,12 @@ impl Place {
         self.lease.clone()
     }
 
+    /// How often entries were found to be others than had been written, and were written again. Closed once the place is
+    /// given up.
+    pub(crate) fn restored(&self) -> watch::Receiver<u64> {
+        self.restored.clone()
+    }
+
     /// Gives the place up and waits until the entries are gone, but not long.
     pub(crate) async fn leave(self) {
         drop(self.leaving);
@@ -119,6 +129,9 @@ struct Registrar {
     tell_written: watch::Sender<u64>,
     tell: watch::Sender<bool>,
     tell_lease: watch::Sender<Option<LeaseId>>,
+    tell_restored: watch::Sender<u64>,
+    /// Somebody has changed entries that are not written again yet.
+    was_changed: bool,
     ledger: Ledger,
     lease: Lease,
 }
@@ -206,6 +219,9 @@ impl Registrar {
             }
         }
         self.tell_written.send_if_modified(|told| std::mem::replace(told, version) != version);
+        if std::mem::take(&mut self.was_changed) {
+            self.tell_restored.send_modify(|count| *count += 1);
+        }
         Ok(())
     }
 
@@ -215,6 +231,7 @@ impl Registrar {
             if self.etcd.transact("check the registration", &check).await? == Outcome::Conflict {
                 tracing::warn!("somebody had changed or removed our keys; is another process using this id?");
                 self.ledger.disturbed();
+                self.was_changed = true;
                 break;
             }
         }

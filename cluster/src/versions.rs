@@ -5,7 +5,7 @@ use etcd_client::{Client, GetOptions, KeyValue};
 use crate::error::Error;
 use crate::etcd::Etcd;
 use crate::keys::Key;
-use crate::name::Name;
+use crate::name::{Name, WorkerId};
 use crate::record::{Record, Version};
 use crate::transaction::{Fact, Found, Outcome, Transaction, Write};
 
@@ -82,6 +82,28 @@ impl Etcd {
             }
         }
         Err(Error::Contended { key: self.keys().format(&key) })
+    }
+
+    /// Makes a version of `model` known again, that was known to `worker` when it took it up, as long as it is ready with
+    /// it. Answers whether it had been forgotten: by an etcd that went back in time, for what is in use is not
+    /// [forgotten](Self::forget_version).
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`]; else as every call.
+    pub async fn put_version_back(
+        &self,
+        model: &str,
+        version: &Version,
+        worker: &WorkerId,
+    ) -> Result<bool, Error> {
+        let (model, digest) = (Name::parse(model)?, Name::parse(version.manifest.digest())?);
+        let key = Key::Version { model: model.clone(), digest: digest.clone() };
+        let ready = Key::Ready { model, digest, worker: worker.clone() };
+        let transaction = Transaction {
+            when: vec![Fact::absent(key.clone()), Fact::Present(ready)],
+            then: vec![Write::Put(key, Record::Version(Box::new(version.clone())))],
+        };
+        Ok(self.transact("put a version back", &transaction).await? != Outcome::Conflict)
     }
 
     /// The version of `model` that is `digest`, if it was published.

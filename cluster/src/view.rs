@@ -94,12 +94,15 @@ impl View {
     }
 
     /// Keeps what `older` knows of names where that overtakes what is here: an epoch that was seen is never unseen,
-    /// whatever becomes of etcd.
+    /// whatever becomes of etcd. So it is with the swap that led there, unless another was asked for since.
     pub(crate) fn keep_epochs(&mut self, older: &Self) {
         for (model, known) in &older.aliases {
             if self.aliases.get(model).is_none_or(|listed| known.overtakes(listed)) {
                 let listed = self.aliases.insert(model.clone(), known.clone());
                 self.overtaken.insert(model.clone(), listed);
+                let asked = self.swaps.get(model).map(|swap| swap.requested_unix_ms);
+                let last = older.swaps.get(model).filter(|swap| asked <= Some(swap.requested_unix_ms));
+                self.swaps.extend(last.map(|swap| (model.clone(), swap.clone())));
             }
         }
     }
@@ -314,6 +317,29 @@ pub(crate) mod tests {
         assert_eq!((revisions.modified(&alias), revisions.modified(&Key::Leader)), (9, 0));
         let said = ["m", "n", "o"].map(|model| revisions.last_word_on(&name(model)));
         assert_eq!((revisions.last_gateway(), said), (5, [7, 8, 0]));
+    }
+
+    #[test]
+    fn a_name_that_was_seen_later_is_kept_with_the_swap_that_led_there() {
+        let asked_at = |swap_id: &str, at| {
+            let swap = Swap::requested(swap_id.into(), (None, "d".into()), SwapPlan::default(), at);
+            BTreeMap::from([("m".to_owned(), swap)])
+        };
+        let known = |epoch, swaps| View {
+            aliases: BTreeMap::from([("m".to_owned(), Alias::of("d", epoch))]),
+            swaps,
+            ..View::default()
+        };
+        let seen = known(3, asked_at("seen", 5));
+        let kept = |mut listed: View| {
+            listed.keep_epochs(&seen);
+            (listed.aliases["m"].epoch, listed.swaps.remove("m").map(|swap| swap.swap_id))
+        };
+        assert_eq!(kept(View::default()), (3, Some("seen".into())));
+        assert_eq!(kept(known(2, BTreeMap::new())), (3, Some("seen".into())));
+        assert_eq!(kept(known(2, asked_at("before", 4))), (3, Some("seen".into())));
+        assert_eq!(kept(known(2, asked_at("since", 6))), (3, Some("since".into())));
+        assert_eq!(kept(known(3, BTreeMap::new())), (3, None), "nothing shows that it was forgotten");
     }
 
     #[test]

@@ -10,6 +10,13 @@ async fn move_name(server: &EtcdServer, digest: &str, epoch: u64) {
     client(server).await.put("/beige/test/aliases/m", value, None).await.unwrap();
 }
 
+/// Writes that a swap of `m` has led to `d2`, as the leader would have.
+async fn note_swap(server: &EtcdServer) {
+    let value = r#"{"v":1,"swap_id":"s","from":"d1","to":"d2","state":"committed","mode":"beside","epoch":2,
+        "requested_unix_ms":1,"deadline_unix_ms":2,"plan":{"deadline_ms":1,"shadow_ms":0}}"#;
+    client(server).await.put("/beige/test/swaps/m", value, None).await.unwrap();
+}
+
 fn epoch(view: &View) -> u64 {
     view.aliases.get("m").map_or(0, |alias| alias.epoch)
 }
@@ -33,14 +40,15 @@ async fn a_restored_etcd_gets_back_all_that_was_seen_since_the_snapshot() {
     let snapshot = server.snapshot();
     server.restart().await;
 
-    // A worker, a checkpoint and a move of the name that the snapshot knows nothing of.
+    // A worker, a checkpoint, a swap and a move of the name that the snapshot knows nothing of.
     first.update(registration("w1", &["d1", "d2"]));
     let second = join_for(&etcd, registration("w2", &["d2"]), ttl);
     let follower = watch_over(&etcd, |_| true);
     follower.sees(&["w1", "w2"]).await;
+    note_swap(&server).await;
     move_name(&server, "d2", 2).await;
     means(&follower, "d2", 2).await;
-    until(follower.views.clone(), |view| view.ready.len() == 2).await;
+    until(follower.views.clone(), |view| view.ready.len() == 2 && view.swaps.contains_key("m")).await;
     let stop = CancellationToken::new();
     let (fewest, lowest) =
         (note_fewest(follower.views.clone(), &stop), note_least(follower.views.clone(), &stop, epoch));
@@ -55,7 +63,8 @@ async fn a_restored_etcd_gets_back_all_that_was_seen_since_the_snapshot() {
     until(follower.sight.clone(), |sight| sight.freshness == Freshness::Current).await;
     // Who never saw it before sees it now.
     let newcomer = watch_over(&connect(&server), |_| true);
-    means(&newcomer, "d2", 2).await;
+    let seen = means(&newcomer, "d2", 2).await;
+    assert_eq!(seen.swaps.get("m").map(|swap| swap.swap_id.as_str()), Some("s"), "in one transaction");
     let complete = |view: &Arc<View>| view.workers.len() == 2 && view.ready.len() == 2;
     until(newcomer.views.clone(), complete).await;
     until(follower.views.clone(), complete).await;

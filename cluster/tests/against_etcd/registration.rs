@@ -120,9 +120,11 @@ async fn keys_that_somebody_removed_come_back() {
     follower.sees(&["w1"]).await;
 
     let mut client = client(&server).await;
+    assert_eq!(*membership.restored().borrow(), 0);
     client.delete("/beige/test/workers/w1", None).await.unwrap();
     follower.sees(&[]).await;
     follower.sees(&["w1"]).await;
+    until(membership.restored(), |count| *count == 1).await;
 }
 
 #[tokio::test]

@@ -122,3 +122,28 @@ async fn what_is_kept_and_refused_is_seen_until_it_is_taken_back() {
     etcd.clear_nack(("m", &digest), &id("w1")).await.unwrap();
     until(follower.views.clone(), |view| view.pins.is_empty() && view.nacks.is_empty()).await;
 }
+
+#[tokio::test]
+async fn a_version_that_etcd_has_forgotten_is_put_back_by_whoever_is_ready_with_it() {
+    let server = EtcdServer::start().await;
+    let etcd = connect(&server);
+    let published = version(1);
+    let digest = published.manifest.digest();
+    etcd.put_version("m", &published, None).await.unwrap();
+    let worker = join(&etcd, registration("w1", &[&digest]));
+    assert!(worker.written().await);
+    assert!(!etcd.put_version_back("m", &published, &id("w1")).await.unwrap(), "it is known");
+
+    let key = format!("/beige/test/versions/m/{digest}");
+    client(&server).await.delete(key, None).await.unwrap();
+    assert!(!etcd.put_version_back("m", &published, &id("w2")).await.unwrap(), "somebody else is ready");
+    assert_eq!(etcd.version("m", &digest).await.unwrap(), None);
+    assert!(etcd.put_version_back("m", &published, &id("w1")).await.unwrap());
+    assert_eq!(etcd.version("m", &digest).await.unwrap(), Some(published.clone()));
+
+    // What nobody is ready with any more may have been forgotten on purpose.
+    worker.update(registration("w1", &[]));
+    assert!(worker.written().await);
+    etcd.forget_version("m", &digest).await.unwrap();
+    assert!(!etcd.put_version_back("m", &published, &id("w1")).await.unwrap());
+}
