@@ -143,7 +143,7 @@ async fn load(shop: &Shop, opened: Vec<Opened>, first: &BTreeSet<Id>) -> Result<
         }
         let twin = all.iter().find(|prepared| *prepared.served.digest == *id.digest);
         let prepared = if let Some(twin) = twin {
-            shop.share(&id, ((*twin.served).clone(), twin.golden_cosine)).await
+            shop.share(&id, twin.twin()).await
         } else {
             let quietly = (Arc::new(|_| ()) as _, CancellationToken::new());
             shop.prepare(&id, Some(checkpoint), quietly).await
@@ -198,7 +198,7 @@ fn follow(etcd: Etcd, worker: Worker, parts: &Parts) -> Cluster {
 fn brought(opened: &[Opened]) -> BTreeMap<Id, Brought> {
     let brought = |Opened { name, checkpoint }: &Opened| {
         let id = Id::new(name.as_str(), checkpoint.digest());
-        (id, Brought { checkpoint: checkpoint.clone(), version: version(checkpoint) })
+        (id, Brought { checkpoint: checkpoint.clone(), version: Arc::new(version(checkpoint)) })
     };
     opened.iter().map(brought).collect()
 }

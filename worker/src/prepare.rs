@@ -97,8 +97,18 @@ pub struct Prepared {
     pub took: Duration,
     /// The lowest cosine of its golden vectors and those recorded, where there are any.
     pub golden_cosine: Option<f32>,
-    /// Keeps its files in the cache.
-    pub cached: Option<Held>,
+    /// What the cluster knew of it, if it knew it.
+    pub version: Option<Arc<Version>>,
+    /// Keeps its files in the cache, together with those of its twins.
+    pub cached: Option<Arc<Held>>,
+}
+
+/// What one checkpoint has in common under all its names, once it is ready under one.
+#[derive(Clone, Debug)]
+pub struct Twin {
+    served: Served,
+    golden_cosine: Option<f32>,
+    cached: Option<Arc<Held>>,
 }
 
 /// Files to be loaded.
@@ -146,7 +156,7 @@ impl Shop {
             None => self.version(id).await?,
         };
         let golden = version.as_ref().and_then(|version| version.golden.clone());
-        let space = version.as_ref().map(|version| version.index_space.clone());
+        let known = version.clone().map(Arc::new);
         let files = match brought {
             Some(checkpoint) => Files::Local(Box::new(checkpoint)),
             None => self.stored(id, version)?,
@@ -169,13 +179,17 @@ impl Shop {
             self.shelf.put(&digest, resident, checkpoint.card().max_tokens, patience(effort)).await?;
         let served = Served {
             name: id.model.as_str().into(),
-            index_space: space.unwrap_or_else(|| checkpoint.index_space().to_owned()),
+            index_space: known
+                .as_ref()
+                .map_or(checkpoint.index_space(), |known| &known.index_space)
+                .to_owned(),
             digest,
             card: checkpoint.card().clone(),
             dtype: dtype.to_owned(),
             tokenizer: Arc::new(tokenizer),
         };
-        let prepared = Prepared { served: Arc::new(served), took: start.elapsed(), golden_cosine, cached };
+        let (served, took, cached) = (Arc::new(served), start.elapsed(), cached.map(Arc::new));
+        let prepared = Prepared { served, took, golden_cosine, version: known, cached };
         prepared.log(warmth);
         Ok(prepared)
     }
@@ -184,16 +198,13 @@ impl Shop {
     ///
     /// # Errors
     /// [`Failure::Later`].
-    pub async fn share(
-        &self,
-        id: &Id,
-        (twin, golden_cosine): (Served, Option<f32>),
-    ) -> Result<Prepared, Failure> {
+    pub async fn share(&self, id: &Id, twin: Twin) -> Result<Prepared, Failure> {
         let start = Instant::now();
-        let version = self.version(id).await?;
-        let index_space = version.map_or(twin.index_space, |version| version.index_space);
-        let served = Served { name: id.model.as_str().into(), index_space, ..twin };
-        Ok(Prepared { served: Arc::new(served), took: start.elapsed(), golden_cosine, cached: None })
+        let version = self.version(id).await?.map(Arc::new);
+        let Twin { served, golden_cosine, cached } = twin;
+        let index_space = version.as_ref().map_or(served.index_space, |version| version.index_space.clone());
+        let served = Arc::new(Served { name: id.model.as_str().into(), index_space, ..served });
+        Ok(Prepared { served, took: start.elapsed(), golden_cosine, version, cached })
     }
 
     /// Takes a checkpoint off the device and out of memory. No call for it is left.
@@ -311,10 +322,17 @@ fn fetch(
 }
 
 impl Prepared {
+    /// For another name of the same checkpoint.
+    #[must_use]
+    pub fn twin(&self) -> Twin {
+        let Self { served, golden_cosine, cached, took: _, version: _ } = self;
+        Twin { served: (**served).clone(), golden_cosine: *golden_cosine, cached: cached.clone() }
+    }
+
     /// What gateways are told of it.
     #[must_use]
     pub fn offer(&self) -> Offer {
-        let Self { served, took, golden_cosine, cached: _ } = self;
+        let Self { served, took, golden_cosine, version: _, cached: _ } = self;
         Offer { checkpoint: served.ready(), took: *took, golden_cosine: *golden_cosine }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cluster::{Error, Etcd, Membership, MembershipOptions, Name, PutVersion, Ready, Registration};
-use cluster::{Version, Worker, claim_alias};
+use cluster::{Version, Worker, WorkerId, claim_alias};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time;
@@ -32,13 +32,25 @@ pub struct Member {
     claimer: JoinHandle<()>,
 }
 
-/// A name that is to mean a checkpoint, unless it means something better.
+/// What the cluster is to know of a checkpoint that is ready.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Claim {
-    /// The name, and what it is to mean.
+    /// A name and the checkpoint.
     pub id: Id,
     /// What is to be known of the checkpoint.
-    pub version: Box<Version>,
+    pub version: Arc<Version>,
+    /// What more.
+    pub aim: Aim,
+}
+
+/// Why something is to be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aim {
+    /// The name is to mean the checkpoint, unless it means something better.
+    Name,
+    /// It was known: an etcd that was restored from an old copy may have forgotten it, and then nobody else could load
+    /// the checkpoint, and its files would be collected.
+    Memory,
 }
 
 /// What names are claimed, and who is told what was known already of what was to be made known.
@@ -65,8 +77,10 @@ impl Member {
         let said = registration(&worker, &state.borrow());
         let membership =
             Arc::new(Membership::join(etcd.clone(), said, MembershipOptions::default(), tasks, forever));
+        let (id, registered) = (worker.id.clone(), membership.registered());
+        let restored = membership.restored();
         let claimer =
-            Claimer { etcd, claims, registered: membership.registered(), membership: membership.clone() };
+            Claimer { etcd, worker: id, claims, registered, restored, membership: membership.clone() };
         let stop = claiming.clone();
         let claimer = tasks.spawn(async move {
             stop.run_until_cancelled_owned(claimer.run()).await;
@@ -115,13 +129,16 @@ fn registration(worker: &Worker, state: &State) -> Registration {
 /// The task that claims names.
 struct Claimer {
     etcd: Etcd,
+    worker: WorkerId,
     claims: Claims,
     registered: watch::Receiver<bool>,
+    restored: watch::Receiver<u64>,
     membership: Arc<Membership>,
 }
 
 impl Claimer {
-    /// Makes all claims after each registration: an etcd that was wiped has forgotten names too.
+    /// Makes all claims after each registration, and whenever it was found to be gone: an etcd that was wiped or restored
+    /// has forgotten other things too.
     async fn run(mut self) {
         // An error means that the place is given up, or the claims are.
         while self.registered.wait_for(|registered| *registered).await.is_ok() {
@@ -129,10 +146,12 @@ impl Claimer {
             if !self.membership.written().await {
                 return;
             }
+            self.restored.mark_unchanged();
             let again = self.claim().await;
             // Cancel safe, all of them. Claims are made again once a lost registration is back.
             tokio::select! {
                 lost = self.registered.wait_for(|registered| !registered) => if lost.is_err() { return },
+                restored = self.restored.changed() => if restored.is_err() { return },
                 changed = self.claims.wanted.changed() => if changed.is_err() { return },
                 () = time::sleep(again.unwrap_or_default()), if again.is_some() => {}
             }
@@ -144,14 +163,18 @@ impl Claimer {
         let claims = self.claims.wanted.borrow_and_update().clone();
         let mut again = None;
         for claim in claims {
-            let pause = match self.claim_one(&claim).await {
+            let claimed = match claim.aim {
+                Aim::Name => self.claim_one(&claim).await,
+                Aim::Memory => self.remind(&claim).await,
+            };
+            let pause = match claimed {
                 Ok(pause) => pause,
                 Err(error) => {
                     let error: &dyn std::error::Error = &error;
                     tracing::warn!(
                         model = claim.id.model,
                         error,
-                        "a name could not be claimed, trying again"
+                        "the cluster could not be told of a checkpoint, trying again"
                     );
                     Some(RETRY)
                 }
@@ -161,7 +184,16 @@ impl Claimer {
         again
     }
 
-    async fn claim_one(&self, Claim { id, version }: &Claim) -> Result<Option<Duration>, Error> {
+    /// Makes known what was known.
+    async fn remind(&self, Claim { id, version, .. }: &Claim) -> Result<Option<Duration>, Error> {
+        let Id { model, digest } = id;
+        if self.etcd.put_version_back(model, version, &self.worker).await? {
+            tracing::warn!(model, digest, "put back what etcd has forgotten of a checkpoint");
+        }
+        Ok(None)
+    }
+
+    async fn claim_one(&self, Claim { id, version, .. }: &Claim) -> Result<Option<Duration>, Error> {
         let Id { model, digest } = id;
         if let PutVersion::Known(known) = self.etcd.put_version(model, version, None).await? {
             // Nobody may want to know.

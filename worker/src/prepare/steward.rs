@@ -72,7 +72,7 @@ pub struct Brought {
     /// The checkpoint.
     pub checkpoint: Checkpoint,
     /// What is to be known of it.
-    pub version: Version,
+    pub version: Arc<Version>,
 }
 
 /// What became of a step.

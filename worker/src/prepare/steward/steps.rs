@@ -4,9 +4,9 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 
 use super::{Holding, News, Running, Steward};
-use crate::catalogue::{Id, Served, unused};
-use crate::prepare::Prepared;
+use crate::catalogue::{Id, unused};
 use crate::prepare::plan::Task;
+use crate::prepare::{Prepared, Twin};
 
 impl Steward {
     /// Spawns a step; it is dropped where it stands when the worker leaves.
@@ -38,11 +38,9 @@ impl Steward {
     }
 
     /// The same checkpoint under another name, if it is ready.
-    fn twin(&self, id: &Id) -> Option<(Served, Option<f32>)> {
+    fn twin(&self, id: &Id) -> Option<Twin> {
         self.held.values().find_map(|holding| match holding {
-            Holding::Ready(Prepared { served, golden_cosine, .. }) if *served.digest == *id.digest => {
-                Some(((**served).clone(), *golden_cosine))
-            }
+            Holding::Ready(prepared) if *prepared.served.digest == *id.digest => Some(prepared.twin()),
             Holding::Ready(_) | Holding::Leaving(..) | Holding::Going(_) => None,
         })
     }
@@ -87,7 +85,8 @@ impl Steward {
         self.member.say();
     }
 
-    /// Takes a checkpoint off the device, unless it is there under another name too.
+    /// Takes a checkpoint off the device, unless it is there under another name too: that has a hold of its own on the
+    /// files.
     pub(super) fn unload(&mut self, prepared: Prepared) {
         let Prepared { served, cached, .. } = prepared;
         let (id, digest) = (served.id(), served.digest.clone());

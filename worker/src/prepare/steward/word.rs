@@ -9,9 +9,10 @@ use tokio::time::{self, Instant};
 
 use super::{Holding, Steward};
 use crate::catalogue::{Id, Served};
+use crate::prepare::Prepared;
 use crate::prepare::plan::Task;
 use crate::prepare::setbacks::Setback;
-use crate::register::Claim;
+use crate::register::{Aim, Claim};
 
 /// Waits between tries.
 const RETRY: Backoff = Backoff { first: Duration::from_millis(500), ceiling: Duration::from_secs(30) };
@@ -70,14 +71,22 @@ impl Steward {
         self.tasks.spawn(async move { spoken.run_until_cancelled(saying).await });
     }
 
-    /// Claims the names of what is offered and was brought along, where they mean nothing better that is known to be had.
+    /// Claims the names of what is offered and was brought along, where they mean nothing better that is known to be had;
+    /// and before that, that what the cluster knew of what is offered be known.
     pub(super) fn claim(&self, view: &View, stand_ins: &BTreeSet<Id>) {
         let offered = self.reporter.offered();
-        let mut claims: Vec<Claim> = Vec::new();
+        let known = |holding: &Holding| match holding {
+            Holding::Ready(Prepared { served, version, .. }) => {
+                let version = version.clone().filter(|_| offered.contains(&served.id()))?;
+                Some(Claim { id: served.id(), version, aim: Aim::Memory })
+            }
+            Holding::Leaving(..) | Holding::Going(_) => None,
+        };
+        let mut claims: Vec<Claim> = self.held.values().filter_map(known).collect();
         for (id, brought) in self.brought.iter().filter(|(id, _)| offered.contains(id)) {
             let means_it = view.aliases.get(&id.model).is_none_or(|alias| alias.digest == id.digest);
             if means_it || stand_ins.contains(id) {
-                claims.push(Claim { id: id.clone(), version: Box::new(brought.version.clone()) });
+                claims.push(Claim { id: id.clone(), version: brought.version.clone(), aim: Aim::Name });
             }
         }
         self.claims.send_if_modified(|wanted| {
