@@ -468,38 +468,3 @@ fn bad_jobs_are_refused_by_what_is_wrong() {
         check_refused(&json!({"train_data": [&name]}), &[&name, "line 3", reason]);
     }
 }
-
-#[test]
-fn a_device_that_is_not_there_is_named() {
-    let dir = tempfile::tempdir().unwrap();
-    let job = job(dir.path(), &json!({}));
-    for (device, code, part) in
-        [("cuda:99", 65, "cuda:99 cannot be used"), ("tpu", 2, "device is auto, cpu, cuda or cuda:N")]
-    {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_beige-trainer"));
-        let output = command.arg("rank").arg(&job).args(["--device", device]).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(code), "{said}");
-        assert!(said.contains(part), "{said}");
-    }
-}
-
-#[cfg(feature = "cuda-tests")]
-#[test]
-fn a_run_on_cuda_goes_on_from_its_checkpoint() {
-    let dir = tempfile::tempdir().unwrap();
-    let job = |steps: u64| job(dir.path(), &json!({"max_steps": steps, "save_steps": 2, "seed": 3}));
-    let on_cuda = |job: &Path| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_beige-trainer"));
-        command.arg("rank").arg(job).args(["--device", "cuda:0"]);
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let output = end(child);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let lines = String::from_utf8_lossy(&output.stdout).into_owned();
-        only(lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect(), "step")
-    };
-    assert_eq!(on_cuda(&job(3)).len(), 3);
-    let rest = on_cuda(&job(6));
-    assert_eq!(rest.iter().map(|step| step["step"].as_u64().unwrap()).collect::<Vec<_>>(), [3, 4, 5, 6]);
-    assert!(rest.iter().all(|step| step["loss"].as_f64().is_some_and(f64::is_finite)));
-}
