@@ -68,6 +68,8 @@ class Run:
     peak_mb: float
     losses: list[float]
     load_before: float
+    # Of rank 0's time, exchanges with other ranks and the wait for them; Beige tells of it.
+    exchange_share: float
     metrics: dict[str, float] = field(default_factory=dict)
 
     def samples_per_s(self) -> float:
@@ -116,7 +118,7 @@ class Place:
                             command, stdout=out, stderr=log, env=env, text=True
                         )
                     )
-            losses, seconds, cpu = follow(ranks)
+            losses, seconds, cpu, share = follow(ranks)
             peak = max(peak_bytes(process) for process in ranks)
         finally:
             for process in ranks:
@@ -127,7 +129,7 @@ class Place:
             log_end = (folder / "rank0.log").read_text()[-1500:]
             raise RuntimeError(f"{task.who} failed: {log_end}")
         model = folder / "out" / ("model" if task.who == "beige" else "")
-        return Run(task, str(model), seconds, cpu, peak / 1e6, losses, load)
+        return Run(task, str(model), seconds, cpu, peak / 1e6, losses, load, share)
 
     def beige(self, task: Task, folder: Path) -> list[list[str]]:
         """The commands of Beige's ranks."""
@@ -198,19 +200,28 @@ def environment(task: Task, rank: int, port: int) -> dict[str, str]:
 
 def follow(
     ranks: list[subprocess.Popen[str]],
-) -> tuple[list[float], float, float]:
-    """Losses of rank 0; seconds from the first of them to the last, and what all ranks used of the processor."""
+) -> tuple[list[float], float, float, float]:
+    """Losses of rank 0; seconds from the first of them to the last, what all ranks used of the processor, and the share of
+    rank 0's time that it says it spent with others."""
+    share = 0.0
     losses: list[float] = []
     times: list[float] = []
     used: list[float] = []
     for line in ranks[0].stdout or []:
         if (loss := loss_in(line)) is not None:
             losses.append(loss)
+            share = exchange_share_in(line)
             times.append(time.perf_counter())
             used.append(sum(processor_time(process) for process in ranks))
     if not losses:
-        return [], 0.0, 0.0
-    return losses, times[-1] - times[0], used[-1] - used[0]
+        return [], 0.0, 0.0, 0.0
+    return losses, times[-1] - times[0], used[-1] - used[0], share
+
+
+def exchange_share_in(line: str) -> float:
+    """What a line of Beige's progress tells of exchanges; 0 of others'."""
+    told = json.loads(line) if line.startswith('{"') else {}
+    return float(told.get("exchange_share", 0.0))
 
 
 def loss_in(line: str) -> float | None:

@@ -1,5 +1,8 @@
 //! What ranks do together.
 
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
 use tch::{TchError, Tensor};
 use torch_ext::{Group, TorchError};
 
@@ -70,5 +73,83 @@ impl Collective for Alone {
 
     fn sum(&self, _tensor: &Tensor) -> Result<(), TorchError> {
         Ok(())
+    }
+}
+
+/// Ranks, and how long was waited for them.
+#[derive(Debug)]
+pub struct Timed<'a, C> {
+    world: &'a C,
+    exchanging: Cell<Duration>,
+}
+
+impl<'a, C> Timed<'a, C> {
+    /// Nothing has been exchanged yet.
+    pub fn new(world: &'a C) -> Self {
+        Self { world, exchanging: Cell::default() }
+    }
+
+    /// The time of all exchanges so far, on this rank; it includes waiting for ranks that came later.
+    pub fn exchanging(&self) -> Duration {
+        self.exchanging.get()
+    }
+
+    fn timed<T>(&self, of: impl FnOnce(&C) -> T) -> T {
+        let began = Instant::now();
+        let found = of(self.world);
+        self.exchanging.set(self.exchanging.get() + began.elapsed());
+        found
+    }
+}
+
+impl<C: Collective> Collective for Timed<'_, C> {
+    fn place(&self) -> Place {
+        self.world.place()
+    }
+
+    fn gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>, TorchError> {
+        self.timed(|world| world.gather(tensor))
+    }
+
+    fn sum(&self, tensor: &Tensor) -> Result<(), TorchError> {
+        self.timed(|world| world.sum(tensor))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread::sleep;
+
+    use super::*;
+
+    /// Whose others are late.
+    struct Late(Duration);
+
+    impl Collective for Late {
+        fn place(&self) -> Place {
+            Place { rank: 1, ranks: 2 }
+        }
+
+        fn gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>, TorchError> {
+            sleep(self.0);
+            Alone.gather(tensor)
+        }
+
+        fn sum(&self, _tensor: &Tensor) -> Result<(), TorchError> {
+            sleep(self.0);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn waiting_for_others_is_counted() {
+        let (late, began) = (Late(Duration::from_millis(20)), Instant::now());
+        let world = Timed::new(&late);
+        assert_eq!(world.exchanging(), Duration::ZERO);
+        let tensor = Tensor::from_slice(&[1.0_f32]);
+        assert_eq!(world.gather(&tensor).unwrap().len(), 1);
+        world.sum(&tensor).unwrap();
+        assert!(world.exchanging() >= 2 * late.0 && world.exchanging() <= began.elapsed());
+        assert_eq!(world.place(), late.place());
     }
 }

@@ -1,14 +1,14 @@
 //! The whole run of one rank: data, steps, checkpoints, the finished model.
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use model::{Device, Overrides, Task, Tokenizer, Trainee};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use crate::checkpoint::{Best, Checkpoints, State};
-use crate::collective::{Collective, Place};
+use crate::collective::{Collective, Place, Timed};
 use crate::data::{
     BySet, Collator, Corpus, Custom, Drawing, Group, Micro, Mixed, Order, Part, Position, Random, Reader,
     Reading, Rest, Stream, Taught, Wording, by_file, files,
@@ -39,6 +39,8 @@ pub struct Progress {
     pub tokens_per_second: f64,
     /// At the speed so far.
     pub seconds_left: f64,
+    /// Of the time since this rank began, what it spent exchanging with others and waiting for them.
+    pub exchange_share: f64,
 }
 
 /// Something that a run tells of.
@@ -94,6 +96,7 @@ fn train(
 ) -> Result<(), TrainError> {
     let checkpoints = Checkpoints::below(&job.output_dir.join("checkpoints"), job.save_total_limit);
     let from = agree(world, checkpoints.newest()?)?;
+    let world = &Timed::new(world);
     let mut run = Run::start(job, (world, device), &checkpoints, from)?;
     if from.is_none() {
         run.evaluate(&mut report)?;
@@ -153,7 +156,7 @@ fn together(world: &impl Collective) -> Result<(), TrainError> {
 
 struct Run<'a, C> {
     job: &'a Job,
-    world: &'a C,
+    world: &'a Timed<'a, C>,
     model: Trainee,
     optimizer: Optimizer,
     objective: Objective,
@@ -164,8 +167,9 @@ struct Run<'a, C> {
     evaluation: Option<Evaluation>,
     wordings: [Wording; 2],
     state: State,
-    /// Since when, and tokens and steps since then.
+    /// Since when, what was exchanged before, and tokens and steps since then.
     began: Instant,
+    exchanged: Duration,
     tokens: f64,
     steps: u64,
 }
@@ -173,7 +177,7 @@ struct Run<'a, C> {
 impl<'a, C: Collective> Run<'a, C> {
     fn start(
         job: &'a Job,
-        (world, device): (&'a C, Device),
+        (world, device): (&'a Timed<'a, C>, Device),
         checkpoints: &Checkpoints,
         from: Option<u64>,
     ) -> Result<Self, TrainError> {
@@ -215,6 +219,7 @@ impl<'a, C: Collective> Run<'a, C> {
             wordings: [query, passage],
             state,
             began,
+            exchanged: world.exchanging(),
             tokens: 0.0,
             steps: 0,
         })
@@ -252,6 +257,7 @@ impl<'a, C: Collective> Run<'a, C> {
             grad_norm,
             tokens_per_second: self.tokens / seconds,
             seconds_left: seconds / taken * left,
+            exchange_share: self.world.exchanging().saturating_sub(self.exchanged).as_secs_f64() / seconds,
         })
     }
 

@@ -121,7 +121,7 @@ impl Journal {
     }
 
     fn took(&mut self, progress: &Progress) {
-        let Progress { step, steps, loss, learning_rate, grad_norm, tokens_per_second, seconds_left } =
+        let Progress { step, steps, loss, learning_rate, grad_norm, tokens_per_second, seconds_left, .. } =
             *progress;
         let last = JobStep { step, loss, learning_rate, grad_norm };
         self.curve.add(last);
