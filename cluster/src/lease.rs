@@ -18,8 +18,11 @@ use tokio::time::Instant;
 
 use crate::backoff::Backoff;
 
-/// The keys are checked after so many lifetimes of the lease: each minute with one of ten seconds.
-const LEASES_PER_CHECK: u32 = 6;
+/// The keys are checked after so many lifetimes of the lease. An etcd that was restored from an old copy may know the
+/// lease and not the keys, and what nobody is ready with any more is given up soon: well within [`RETURN`].
+///
+/// [`RETURN`]: crate::mend
+const LEASES_PER_CHECK: u32 = 1;
 
 /// etcd's number of a lease.
 pub type LeaseId = i64;

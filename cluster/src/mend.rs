@@ -22,7 +22,8 @@ use crate::transaction::Outcome;
 use crate::view::View;
 
 /// For so long after a name was first seen to have gone back, whoever had its checkpoint may be on the way back: a
-/// restored etcd knows no lease, and it is found out by a renewal that fails, then granted anew with jitter.
+/// restored etcd may know no lease, which is found out by a renewal that fails, then granted anew with jitter; or it knows
+/// the lease and not what was under it, which is found out when the keys are checked, once in the lifetime of a lease.
 const RETURN: Duration = Duration::from_secs(20);
 
 /// From when to when which names were seen to have gone back.

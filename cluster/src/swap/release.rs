@@ -37,8 +37,11 @@ pub(crate) enum Held {
 }
 
 /// What letting go of `digest` rests on: in the very transaction that does it, no gateway has come or said anything new
-/// of the model since `view`. Every gateway of the view has taken in the last epoch of `alias`, after which no call is pinned to
-/// `digest` any more because of the name, and has none left that was pinned before.
+/// of the model since `view`. Every gateway of the view has taken in the last epoch of `alias`, after which no call is
+/// pinned to `digest` any more because of the name, and has none left that was pinned before.
+///
+/// A gateway that came and vanished again in between would leave no trace. None does: a call to etcd is given up long
+/// before a lease that was granted after it began can be over.
 ///
 /// # Errors
 /// [`Held`] says who may have a call on it.

@@ -11,6 +11,7 @@
 mod a_checkpoint_is_swapped_in_under_load;
 mod a_checkpoint_is_tried_before_anybody_can_see_it;
 mod a_worker_brings_nothing_along;
+mod an_etcd_that_was_restored_is_told_again;
 mod twins_share_a_checkpoint;
 mod what_cannot_be_served_is_refused_by_its_reason;
 

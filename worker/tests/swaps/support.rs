@@ -40,7 +40,7 @@ pub(crate) struct Scene {
     pub(crate) store: Store,
     pub(crate) view: watch::Receiver<Arc<View>>,
     pub(crate) dir: TempDir,
-    server: EtcdServer,
+    pub(crate) server: EtcdServer,
     presence: Presence,
     stop: CancellationToken,
 }
