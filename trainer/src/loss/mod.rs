@@ -109,8 +109,8 @@ fn sum(a: Option<Tensor>, b: Option<Tensor>) -> Result<Option<Tensor>, TchError>
 /// Inner products `[queries, passages]` over the temperature.
 fn scores(queries: &Tensor, passages: &Tensor, temperature: f64) -> Result<Tensor, TchError> {
     let single = |rows: &Tensor| rows.f_to_kind(Kind::Float);
-    let products = torch_ext::linear(&single(queries)?, &single(passages)?, None);
-    products.map_err(|error| TchError::Torch(error.to_string()))?.f_div_scalar(temperature)
+    // As the reference multiplies them: a low temperature multiplies what rounds otherwise.
+    single(queries)?.f_matmul(&single(passages)?.f_transpose(0, 1)?)?.f_div_scalar(temperature)
 }
 
 /// Of a block's scores against all passages `[rows, queries * group]`, those against the own group, `[rows, group]`.
