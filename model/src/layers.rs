@@ -109,7 +109,8 @@ impl Loader<'_> {
             self.settle(&name, &self.weights.tensor(&name, shape)?, Kind::Float)
         };
         let (weight, bias) = (part("weight", &[output, input])?, part("bias", &[output])?);
-        Ok(Parts { weight, bias, adapter: self.adapter(name, [output, input])? })
+        let as_pytorch = self.trained.is_some_and(|trained| trained.manner.as_pytorch);
+        Ok(Parts { weight, bias, adapter: self.adapter(name, [output, input])?, as_pytorch })
     }
 
     /// The adapter of a linear layer, by its full name, where it shall have one.
@@ -190,13 +191,18 @@ pub(crate) struct Parts {
     weight: Tensor,
     bias: Tensor,
     adapter: Option<Adapter>,
+    as_pytorch: bool,
 }
 
 impl Parts {
     /// In the input's kind; gradients reach the parameters in single precision.
     fn forward(&self, input: &Tensor, dropout: &Dropout) -> Result<Tensor, RunError> {
         let (weight, bias) = (self.weight.f_to_kind(input.kind())?, self.bias.f_to_kind(input.kind())?);
-        let output = linear(input, &weight, Some(&bias))?;
+        let output = if self.as_pytorch {
+            input.f_linear(&weight, Some(&bias))?
+        } else {
+            linear(input, &weight, Some(&bias))?
+        };
         match &self.adapter {
             Some(adapter) => Ok(output.f_add(&adapter.forward(input, dropout)?)?),
             None => Ok(output),

@@ -85,6 +85,8 @@ pub struct Manner {
     pub products: Products,
     /// Whether layers are run again for their gradients, and only what each one reads is kept until then.
     pub recompute: bool,
+    /// Whether linear layers round as PyTorch's do, for the replay of a recorded run; oneDNN's are faster.
+    pub as_pytorch: bool,
 }
 
 /// What linear layers and attention compute in. Weights, sums of layers, normalisations, heads and gradients of weights

@@ -57,7 +57,12 @@ impl Job {
             (false, true) => Products::F16,
             (false, false) => Products::F32,
         };
-        Manner { lora: self.use_lora.then_some(lora), products, recompute: self.gradient_checkpointing }
+        Manner {
+            lora: self.use_lora.then_some(lora),
+            products,
+            recompute: self.gradient_checkpointing,
+            as_pytorch: false,
+        }
     }
 
     /// What is wrong with its adapters.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use model::{Device, Dropout, Task, Trainee};
+use model::{Device, Dropout, Manner, Task, Trainee};
 use tch::{Kind, Tensor};
 
 use super::batches::{self, Recorded, Texts};
@@ -78,7 +78,9 @@ impl Replay {
     fn run(&self, report: &mut Report) -> Result<(), TrainError> {
         let objective = self.objective()?;
         let task = if self.settings.kind == RunKind::Reranker { Task::Score } else { objective.task() };
-        let model = Trainee::load(&self.source.config, &self.source.weights, task, Device::Cpu)?;
+        let manner = Manner { as_pytorch: true, ..Manner::default() };
+        let model =
+            Trainee::load_for(&self.source.config, &self.source.weights, (task, &manner), Device::Cpu)?;
         for parameter in model.parameters().iter().filter(|p| !self.settings.trains(p.name())) {
             parameter.freeze()?;
         }
