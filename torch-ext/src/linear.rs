@@ -136,33 +136,35 @@ mod tests {
         assert!(matches!(error, TorchError::Failed(_)), "{error}");
     }
 
-    /// Its output, and its gradients by input, weight and bias.
+    /// Of leaves `[rows, in]`, `[out, in]` and `[out]`: the output, and their gradients by that of the output.
     fn with_gradients(
         of: impl Fn(&Tensor, &Tensor, Option<&Tensor>) -> Tensor,
-        [rows, input, output]: [i64; 3],
+        [input, weight, bias]: &[Tensor; 3],
+        by: &Tensor,
     ) -> [Tensor; 4] {
-        tch::manual_seed(3);
-        let leaf = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu)).set_requires_grad(true);
-        let (x, weight, bias) = (leaf(&[rows, input]), leaf(&[output, input]), leaf(&[output]));
-        let found = of(&x, &weight, Some(&bias));
-        // A gradient that is not contiguous, as from a transposed view.
-        let by = Tensor::randn([output, rows], (Kind::Float, Device::Cpu));
-        (&found * by.transpose(0, 1)).sum(Kind::Float).backward();
-        [found.detach(), x.grad(), weight.grad(), bias.grad()]
+        let leaf = |tensor: &Tensor| tensor.copy().set_requires_grad(true);
+        let (input, weight, bias) = (leaf(input), leaf(weight), leaf(bias));
+        let found = of(&input, &weight, Some(&bias));
+        (&found * by).sum(Kind::Float).backward();
+        [found.detach(), input.grad(), weight.grad(), bias.grad()]
     }
 
     #[test]
     fn trained_layers_and_their_gradients_agree_with_plain_ones() {
-        for shape in [[1, 48, 80], [7, 384, 1], [300, 48, 80], [2000, 384, 96]] {
+        let drawn = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
+        for [rows, input, output] in [[1, 48, 80], [7, 384, 1], [300, 48, 80], [2000, 384, 96]] {
+            let given = [drawn(&[rows, input]), drawn(&[output, input]), drawn(&[output])];
+            // A gradient that is not contiguous, as from a transposed view.
+            let by = drawn(&[output, rows]).transpose(0, 1);
             #[allow(clippy::redundant_closure_for_method_calls)]
             // The method's lifetimes are not general enough.
-            let expected = with_gradients(|x, weight, bias| x.linear(weight, bias), shape);
-            let found = with_gradients(|x, weight, bias| linear(x, weight, bias).unwrap(), shape);
+            let expected = with_gradients(|x, weight, bias| x.linear(weight, bias), &given, &by);
+            let found = with_gradients(|x, weight, bias| linear(x, weight, bias).unwrap(), &given, &by);
             for (found, expected) in found.iter().zip(&expected) {
                 assert_eq!(found.size(), expected.size());
                 let scale = f64::try_from(expected.abs().max()).unwrap();
                 let worst = f64::try_from((found - expected).abs().max()).unwrap();
-                assert!(worst <= 1e-5 * scale, "{shape:?} {worst} of {scale}");
+                assert!(worst <= 1e-5 * scale, "{rows} rows, {input} to {output}: {worst} of {scale}");
             }
         }
     }
