@@ -36,6 +36,9 @@ struct Group {
   // Whether ranks may be at different points.
   mutable std::atomic<bool> broken{false};
 
+  // Refuses what other ranks would not answer any more.
+  void check() const { TORCH_CHECK(!broken, "the group has failed before or was broken off: join another one"); }
+
   // With a timeout, NCCL too returns when the device has done it, and not when it is told to.
   void finish(const c10::intrusive_ptr<c10d::Work>& work) const {
     try {
@@ -118,7 +121,7 @@ int beige_group_join(const c10::intrusive_ptr<c10d::TCPStore>* store, const char
   });
 }
 
-// Breaks off what is under way; calls fail from now on.
+// Calls fail from now on. What is under way is broken off by NCCL; Gloo waits for its end or for the timeout.
 int beige_group_abort(const Group* group) {
   return guarded([&] { group->abort(); });
 }
@@ -134,6 +137,7 @@ void beige_group_leave(Group* group) {
 
 int beige_group_barrier(const Group* group) {
   return guarded([&] {
+    group->check();
     c10d::BarrierOptions options;
     if (group->device.is_cuda()) options.device = group->device;
     group->finish(group->backend->barrier(options));
@@ -143,6 +147,7 @@ int beige_group_barrier(const Group* group) {
 // Overwrites `tensor` with that of rank `root`.
 int beige_group_broadcast(const Group* group, const at::Tensor* tensor, int64_t root) {
   return guarded([&] {
+    group->check();
     std::vector<at::Tensor> tensors{*tensor};
     c10d::BroadcastOptions options;
     options.rootRank = root;
@@ -153,6 +158,7 @@ int beige_group_broadcast(const Group* group, const at::Tensor* tensor, int64_t 
 // Overwrites `tensor` with the sum over ranks.
 int beige_group_all_reduce(const Group* group, const at::Tensor* tensor) {
   return guarded([&] {
+    group->check();
     std::vector<at::Tensor> tensors{*tensor};
     group->finish(group->backend->allreduce(tensors));
   });
@@ -161,12 +167,16 @@ int beige_group_all_reduce(const Group* group, const at::Tensor* tensor) {
 // Writes this rank's share of the sum over ranks of `tensor`, cut into `size` equal parts along its first dimension,
 // into `out`.
 int beige_group_reduce_scatter(const Group* group, at::Tensor* out, at::Tensor* tensor) {
-  return guarded([&] { group->finish(group->backend->_reduce_scatter_base(*out, *tensor)); });
+  return guarded([&] {
+    group->check();
+    group->finish(group->backend->_reduce_scatter_base(*out, *tensor));
+  });
 }
 
 // Writes every rank's `tensor` into `out`, `size` tensors of its shape.
 int beige_group_all_gather(const Group* group, const at::Tensor* tensor, const at::Tensor* const* out, int64_t size) {
   return guarded([&] {
+    group->check();
     std::vector<at::Tensor> inputs{*tensor};
     std::vector<std::vector<at::Tensor>> outputs(1);
     for (int64_t i = 0; i < size; ++i) outputs[0].push_back(*out[i]);

@@ -256,7 +256,8 @@ impl Group {
         Ok(outputs)
     }
 
-    /// Breaks off what is under way on this rank. Calls fail from now on.
+    /// Has calls fail from now on. What another thread waits for is broken off on a CUDA device; on a processor it ends by
+    /// itself, or with the group's timeout.
     ///
     /// # Errors
     /// [`TorchError::Failed`] as c10d has it.

@@ -152,6 +152,17 @@ fn an_aborted_group_does_nothing_more() {
     group.all_reduce(&tensor).unwrap();
     assert_eq!(tensor, numbers(3, Device::Cpu));
     group.abort().unwrap();
+    let broken = "was broken off";
+    for error in [
+        group.all_reduce(&tensor).unwrap_err(),
+        group.broadcast(&tensor, 0).unwrap_err(),
+        group.all_gather(&tensor).unwrap_err(),
+        group.reduce_scatter(&tensor).unwrap_err(),
+        group.barrier().unwrap_err(),
+    ] {
+        assert!(error.to_string().contains(broken), "{error}");
+    }
+    group.abort().unwrap();
 }
 
 #[test]
