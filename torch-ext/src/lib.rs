@@ -19,4 +19,4 @@ pub use dropout::dropout;
 pub use error::TorchError;
 pub use linear::{Activation, PackedLinear, linear};
 pub use mapped::MappedFile;
-pub use runtime::{DeviceMemory, cuda_memory, exit_now, load_cuda, trim_memory};
+pub use runtime::{DeviceMemory, cuda_memory, exit_now, keep_memory, keep_products, load_cuda, trim_memory};

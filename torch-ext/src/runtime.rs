@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, CString, c_int};
 use std::path::{Path, PathBuf};
-use std::{fs, io};
+use std::{env, fs, io};
 
 use crate::error::{TorchError, check};
 
@@ -14,6 +14,34 @@ unsafe extern "C" {
 pub fn trim_memory() {
     // SAFETY: the call moves nothing that is in use.
     unsafe { libc::malloc_trim(0) };
+}
+
+/// Has memory that is freed stay with the process, for a loop that asks for as much again and again: what goes back to the
+/// operating system comes back as pages that have to be cleared.
+pub fn keep_memory() {
+    // SAFETY: the calls set numbers of the allocator, under its own lock.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_MAX, 0);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, -1);
+    }
+}
+
+/// Has oneDNN keep `count` prepared matrix products for the next of their shapes, and not 1,024, unless the environment
+/// says how many. Each holds code of its own, about 0.6 MB, and where sequences are laid end to end hardly two steps have
+/// one shape. False, and nothing is done, where the process has more threads than one: they may be reading the environment.
+/// To be called before the first product.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "oneDNN takes it from nowhere else, and nobody else is there to read it"
+)]
+pub fn keep_products(count: usize) -> bool {
+    const VARIABLE: &str = "ONEDNN_PRIMITIVE_CACHE_CAPACITY";
+    let threads = fs::read_dir("/proc/self/task").map_or(usize::MAX, Iterator::count);
+    if threads == 1 && env::var_os(VARIABLE).is_none() {
+        // SAFETY: no other thread is there to read or write the environment.
+        unsafe { env::set_var(VARIABLE, count.to_string()) };
+    }
+    threads == 1
 }
 
 /// Ends the process at once, without running destructors of libraries: a thread that is inside libtorch would find

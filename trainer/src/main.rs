@@ -19,6 +19,9 @@ use trainer::rank;
 use trainer::service::{self, Config, ServeArgs};
 use trainer::trace::{Places, replay};
 
+/// Prepared products that are kept: those of a layer, forward and backward.
+const PRODUCTS: usize = 16;
+
 /// Fine-tunes embedding and reranking models.
 #[derive(Debug, Parser)]
 #[command(name = "beige-trainer", version)]
@@ -136,6 +139,7 @@ fn main() -> ExitCode {
 
 fn run(verb: Verb, threads: usize) -> Result<ExitCode, TrainError> {
     let device = if let Verb::Rank(args) = &verb { args.device } else { Device::Cpu };
+    torch_ext::keep_products(PRODUCTS);
     model::prepare(device, threads).map_err(|error| TrainError::Unsupported(error.to_string()))?;
     match verb {
         Verb::Serve(_) => unreachable!("it is taken care of before"),
@@ -152,6 +156,7 @@ fn run(verb: Verb, threads: usize) -> Result<ExitCode, TrainError> {
             if args.exit_on_stdin_eof {
                 end_with_stdin();
             }
+            torch_ext::keep_memory();
             let job = Job::load(&args.job)?;
             if args.ranks == 1 {
                 train(&job, &Alone, device)?;
