@@ -13,6 +13,9 @@ use serde::Deserialize;
 use crate::config::{read_json, read_json_if_there};
 use crate::error::LoadError;
 
+/// What sentence-transformers says of its first module.
+const TRANSFORMER: &str = "sentence_bert_config.json";
+
 /// How the vectors of a text's tokens become one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Pooling {
@@ -97,6 +100,12 @@ fn yes() -> bool {
 }
 
 impl Modules {
+    /// Whether texts are put into lower case, and nothing else of what `dir` says.
+    pub(crate) fn lowercases(dir: &Path) -> Result<bool, LoadError> {
+        let file = read_json_if_there::<TransformerFile>(&dir.join(TRANSFORMER))?;
+        Ok(file.is_some_and(|file| file.do_lower_case))
+    }
+
     /// Reads what there is below `dir`.
     pub(crate) fn load(dir: &Path) -> Result<Self, LoadError> {
         let mut found = Self::default();
@@ -130,7 +139,7 @@ impl Modules {
     }
 
     fn load_transformer(&mut self, dir: &Path) -> Result<(), LoadError> {
-        let file = "sentence_bert_config.json";
+        let file = TRANSFORMER;
         let Some(read) = read_json_if_there::<TransformerFile>(&dir.join(file))? else { return Ok(()) };
         self.files.push(file.into());
         self.max_tokens = read.max_seq_length;

@@ -13,6 +13,7 @@ use tokenizers::{AddedToken, Encoding, PostProcessor as _, TruncationDirection};
 
 use crate::config::{Config, read_json_if_there};
 use crate::error::LoadError;
+use crate::modules::Modules;
 use crate::sequence::Sequence;
 
 const FAST: &str = "tokenizer.json";
@@ -169,14 +170,22 @@ impl Tokenizer {
         Ok(Self(Arc::new(Shared { tokenizer, max_tokens, lowercase, added, markers })))
     }
 
-    /// Reads the tokenizer below `dir` for the model that the file `config` describes. Its window is the model's.
+    /// Reads the tokenizer below `dir` for the model that the file `config` describes. Its window is the model's; whether
+    /// texts are put into lower case, the directory says.
     ///
     /// # Errors
     /// A [`LoadError`] for files that cannot be read, or a tokenizer with more tokens than the model.
     pub fn open(dir: &Path, config: &Path) -> Result<Self, LoadError> {
         let config = Config::load(config)?;
         let vocabulary = usize::try_from(config.vocabulary).unwrap_or(0);
-        Self::load(dir, &TokenizerSpec { max_tokens: config.window(), vocabulary, lowercase: false })
+        let lowercase = Modules::lowercases(dir)?;
+        Self::load(dir, &TokenizerSpec { max_tokens: config.window(), vocabulary, lowercase })
+    }
+
+    /// Longest input in tokens, special ones included.
+    #[must_use]
+    pub fn window(&self) -> usize {
+        self.0.max_tokens
     }
 
     /// Tokens of one text, special tokens included.

@@ -36,6 +36,16 @@ pub enum TrainError {
     /// Take another model, or mend this one.
     #[error(transparent)]
     Model(#[from] LoadError),
+    /// Take a lower learning rate, a longer warm-up or a range of numbers that is wider.
+    #[error("step {step}: {what} is not finite any more; {advice}")]
+    Diverged {
+        /// The optimiser step, from 1.
+        step: u64,
+        /// What is no number, or an infinite one.
+        what: &'static str,
+        /// What helps.
+        advice: &'static str,
+    },
     /// Take smaller batches, or more memory.
     #[error("out of memory: {0}")]
     OutOfMemory(String),
@@ -50,7 +60,7 @@ impl TrainError {
     #[must_use]
     pub fn code(&self) -> u8 {
         match self {
-            Self::Format { .. } | Self::Unsupported(_) | Self::Model(_) => 65,
+            Self::Format { .. } | Self::Unsupported(_) | Self::Model(_) | Self::Diverged { .. } => 65,
             Self::Io { .. } => 74,
             Self::OutOfMemory(_) => 71,
             Self::Torch(_) => TRY_AGAIN,
@@ -64,7 +74,11 @@ impl TrainError {
         match self {
             Self::Io { path, source } => Self::Io { path: rename(path), source },
             Self::Format { path, reason } => Self::Format { path: rename(path), reason },
-            other @ (Self::Unsupported(_) | Self::Model(_) | Self::OutOfMemory(_) | Self::Torch(_)) => other,
+            other @ (Self::Unsupported(_)
+            | Self::Model(_)
+            | Self::Diverged { .. }
+            | Self::OutOfMemory(_)
+            | Self::Torch(_)) => other,
         }
     }
 

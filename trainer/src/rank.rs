@@ -1,26 +1,27 @@
 //! The whole run of one rank: data, steps, checkpoints, the finished model.
 
+mod given;
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use model::{Device, Overrides, Task, Tokenizer, Trainee};
+use model::{Device, Trainee};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use crate::checkpoint::{Best, Checkpoints, State};
-use crate::collective::{Collective, Place, Timed};
-use crate::data::{
-    BySet, Collator, Corpus, Custom, Drawing, Group, Micro, Mixed, Order, Part, Position, Random, Reader,
-    Reading, Rest, Stream, Taught, Wording, by_file, files,
-};
+use crate::collective::{Collective, Timed};
+use crate::data::{Collator, Drawing, Group, Micro, Position, Stream, Wording};
 use crate::error::TrainError;
-use crate::evaluate::{Directory, Evaluation, InTraining, Metrics, hold_out};
+use crate::evaluate::{Directory, Evaluation, InTraining, Metrics};
 use crate::job::{Job, Kind};
 use crate::objective::{Batch, Objective};
 use crate::optimizer::Optimizer;
 use crate::schedule::Schedule;
 use crate::step::{Moment, Pairs, SCORES, Settings, Step, sum_gradients};
 use crate::trained;
+
+pub use given::{Trial, evaluation};
 
 /// What an optimiser step came to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -115,8 +116,8 @@ fn train(
     let step = run.finished_at();
     if step != run.state.step {
         // That of step 0 is the initial model, of which there is no checkpoint.
-        let from = Some(step).filter(|step| *step > 0);
-        run.model = load(job, device, &run.objective, &checkpoints, from)?;
+        let from = Some((&checkpoints, step)).filter(|_| step > 0);
+        run.model = given::load(job, device, &run.objective, from)?;
     }
     let model = job.output_dir.join("model");
     if world.place().rank == 0 {
@@ -126,19 +127,6 @@ fn train(
     together(world)?;
     report(&Told::Finished { model, step });
     Ok(())
-}
-
-/// What the model of `job` is evaluated on, if anything: the same for whoever measures it.
-///
-/// # Errors
-/// [`TrainError::Io`]; [`TrainError::Format`] names the file and the line.
-pub fn evaluation(job: &Job) -> Result<Option<Evaluation>, TrainError> {
-    let Some(data) = &job.evaluation else { return Ok(None) };
-    let read = || {
-        let (_, held) = parts(job)?;
-        Evaluation::read(data, &Corpus::new(held), job.kind).map(Some)
-    };
-    read().map_err(|error| error.named(&job.fetched))
 }
 
 /// The step that all ranks go on from: rank 0's, since it alone writes checkpoints.
@@ -181,21 +169,15 @@ impl<'a, C: Collective> Run<'a, C> {
         checkpoints: &Checkpoints,
         from: Option<u64>,
     ) -> Result<Self, TrainError> {
-        let config = job.model.join("config.json");
-        let collator = Collator {
-            tokenizer: Tokenizer::open(&job.model, &config)?,
-            query_max_len: job.query_max_len,
-            passage_max_len: job.passage_max_len,
-            pad_to_multiple_of: None,
-        };
-        let objective = objective(job, &collator)?;
-        let model = load(job, device, &objective, checkpoints, from)?;
-        let guide = job.guide_model.as_deref().map(|dir| Directory::open(dir, &Overrides::default(), device));
+        let collator = given::collator(job)?;
+        let objective = given::objective(job, &collator)?;
+        let model = given::load(job, device, &objective, from.map(|step| (checkpoints, step)))?;
+        let guide = given::guide(job, device)?;
         let mut optimizer = Optimizer::new(model.parameters(), job.optimizer())?;
-        let (mut stream, held) = stream(job, world.place())?;
+        let (mut stream, held) = given::stream(job, world.place())?;
         let evaluation = job.evaluation.as_ref().map(|data| Evaluation::read(data, &held, job.kind));
-        let Drawing { query, passage, .. } = drawing(job);
-        let schedule = schedule(job, stream.left());
+        let Drawing { query, passage, .. } = given::drawing(job);
+        let schedule = given::schedule(job, stream.left());
         let mut state = match from {
             Some(step) => checkpoints.read(step, &mut optimizer)?,
             None => State::default(),
@@ -211,7 +193,7 @@ impl<'a, C: Collective> Run<'a, C> {
             model,
             optimizer,
             objective,
-            guide: guide.transpose()?,
+            guide,
             collator,
             stream,
             schedule,
@@ -240,6 +222,7 @@ impl<'a, C: Collective> Run<'a, C> {
         sum_gradients(self.world, &self.optimizer.gradients()?)?;
         let [loss, tokens] = self.over_ranks(sums)?;
         let rate = self.schedule.rate(self.state.step);
+        self.check_finite("the loss", loss)?;
         let grad_norm = self.move_by(rate)?;
         self.state.step += 1;
         self.steps += 1;
@@ -266,12 +249,28 @@ impl<'a, C: Collective> Run<'a, C> {
         if let Some(scaler) = &mut self.state.scaler {
             let finite = self.optimizer.unscale(scaler.factor())?;
             scaler.note(finite);
+            let is_hopeless = scaler.is_exhausted();
             if !finite {
                 self.optimizer.clear()?;
+                // With the smallest factor they would be if anything helped.
+                self.check_finite("the gradient", if is_hopeless { f64::NAN } else { 0.0 })?;
                 return Ok(0.0);
             }
         }
-        Ok(self.optimizer.step(rate)?)
+        let norm = self.optimizer.step(rate)?;
+        self.check_finite("the gradient", norm)?;
+        Ok(norm)
+    }
+
+    /// Ends a run whose weights are lost, before a checkpoint is made of them.
+    fn check_finite(&self, what: &'static str, number: f64) -> Result<(), TrainError> {
+        let advice = if self.job.fp16 {
+            "take bf16, whose numbers have a wider range, or a lower learning_rate"
+        } else {
+            "take a lower learning_rate, a longer warm-up or a higher temperature"
+        };
+        let step = self.state.step + 1;
+        if number.is_finite() { Ok(()) } else { Err(TrainError::Diverged { step, what, advice }) }
     }
 
     /// This rank's loss, and tokens read.
@@ -371,112 +370,6 @@ impl<'a, C: Collective> Run<'a, C> {
         }
         // Nobody goes on before it is there: else a rank could be a checkpoint ahead of what all can go back to.
         together(self.world)
-    }
-}
-
-/// The model of `job` on `device` as it was after a step, or initially, what is not to be trained frozen.
-fn load(
-    job: &Job,
-    device: Device,
-    objective: &Objective,
-    checkpoints: &Checkpoints,
-    step: Option<u64>,
-) -> Result<Trainee, TrainError> {
-    let task = if job.kind == Kind::Reranker { Task::Score } else { objective.task() };
-    let (config, manner) = (job.model.join("config.json"), job.manner());
-    let whole = step.filter(|_| !job.use_lora);
-    let weights = whole.map_or_else(|| job.model.clone(), |step| checkpoints.path(step));
-    // Adapters begin alike on every rank.
-    model::seed(i64::from_ne_bytes(job.seed.to_ne_bytes()));
-    let model = Trainee::load_for(&config, &weights, (task, &manner), device)?;
-    if let Some(step) = step.filter(|_| job.use_lora) {
-        checkpoints.read_adapters(step, &model)?;
-    }
-    for parameter in model.parameters().iter().filter(|parameter| !job.trains(parameter.name())) {
-        parameter.freeze()?;
-    }
-    Ok(model)
-}
-
-fn objective(job: &Job, collator: &Collator) -> Result<Objective, TrainError> {
-    Ok(Objective {
-        contrast: job.contrast(),
-        pooling: job.pooling().map_err(TrainError::Unsupported)?,
-        normalize: job.normalize_embeddings,
-        dimensions: job.mrl_dims.clone(),
-        custom: Custom::Ours,
-        unified: job.unified_finetuning.then(|| collator.tokenizer.markers().to_vec()),
-    })
-}
-
-fn schedule(job: &Job, micro_steps: usize) -> Schedule {
-    let per_epoch = micro_steps.div_ceil(job.gradient_accumulation_steps) as u64;
-    let steps = job.max_steps.unwrap_or(per_epoch * job.num_train_epochs);
-    let warmup = Schedule::warmup_steps(job.warmup_steps, steps);
-    Schedule { peak: job.learning_rate, warmup, steps, shape: job.lr_scheduler_type }
-}
-
-/// The files of a job, by where they were named, and what is held out of each.
-type Parts = (Vec<(PathBuf, Vec<Part>)>, Vec<Part>);
-
-fn parts(job: &Job) -> Result<Parts, TrainError> {
-    let mut random = Random::new(job.seed);
-    let mut named = Vec::new();
-    for path in &job.train_data {
-        let open = |path: &PathBuf| Part::open(path, job.max_example_num_per_dataset, &mut random);
-        let parts = files(path)?.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-        named.push((path.clone(), parts));
-    }
-    let mut held = Vec::new();
-    if let Some(share) = job.evaluation.as_ref().and_then(|data| data.split) {
-        for part in named.iter_mut().flat_map(|(_, parts)| parts) {
-            let (rest, out) = part.clone().split(|line| hold_out(share, job.seed, line));
-            *part = rest;
-            held.push(out);
-        }
-    }
-    Ok((named, held))
-}
-
-/// What this rank reads, and what is held out of it.
-fn stream(job: &Job, place: Place) -> Result<(Stream, Corpus), TrainError> {
-    let Place { rank, ranks } = place;
-    let (named, held) = parts(job)?;
-    let batch = job.per_device_train_batch_size;
-    let (corpus, order) = if job.same_dataset_within_batch {
-        let thresholds = by_file::Thresholds { small: job.small_threshold, dropped: job.drop_threshold };
-        let (sets, corpus) = by_file::sets(named, batch, thresholds)?;
-        (corpus, Order::BySet(BySet::new(sets, ranks, job.seed)))
-    } else {
-        let corpus = Corpus::new(named.into_iter().flat_map(|(_, parts)| parts).collect());
-        let rest = if job.dataloader_drop_last { Rest::Dropped } else { Rest::Filled };
-        let examples = corpus.len();
-        (corpus, Order::Mixed(Mixed { examples, batch, ranks, rest, seed: job.seed }))
-    };
-    let reading = Reading { rank, ranks, group_size: job.train_group_size, seed: job.seed };
-    Ok((Stream::new(corpus, drawing(job), order, reading)?, Corpus::new(held)))
-}
-
-fn drawing(job: &Job) -> Drawing {
-    let word = |instruction: &Option<String>, format: &str| Wording {
-        instruction: instruction.clone(),
-        format: format.to_owned(),
-    };
-    Drawing {
-        query: word(&job.query_instruction_for_retrieval, &job.query_instruction_format),
-        passage: word(&job.passage_instruction_for_retrieval, &job.passage_instruction_format),
-        shuffle_ratio: job.shuffle_ratio,
-        taught: match (job.knowledge_distillation, job.same_dataset_within_batch) {
-            (false, _) => Taught::No,
-            (true, false) => Taught::Yes,
-            (true, true) => Taught::WhereThere,
-        },
-        reader: match (job.kind, job.same_dataset_within_batch) {
-            (Kind::Reranker, _) => Reader::CrossEncoder,
-            (Kind::Embedder, true) => Reader::EmbedderByFile,
-            (Kind::Embedder, false) => Reader::Embedder,
-        },
-        custom: Custom::Ours,
     }
 }
 

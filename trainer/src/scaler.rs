@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 /// Steps that go well before the factor grows.
 const PATIENCE: u32 = 2_000;
 
+/// The smallest factor that anything is tried with: by it gradients are far below what they are without one.
+const LEAST: f64 = 1.0 / 65_536.0;
+
 /// The factor, and how long it has gone well.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scaler {
@@ -26,6 +29,12 @@ impl Scaler {
     #[must_use]
     pub fn factor(&self) -> f64 {
         self.factor
+    }
+
+    /// Whether gradients are not finite for another reason than the factor.
+    #[must_use]
+    pub fn is_exhausted(&self) -> bool {
+        self.factor < LEAST
     }
 
     /// Takes note of a step by whether all its gradients were finite.
@@ -61,5 +70,9 @@ mod tests {
         scaler.note(false);
         scaler.note(true);
         assert_eq!(scaler, Scaler { factor: 16_384.0, steps: 1 });
+        (0..30).for_each(|_| scaler.note(false));
+        assert!(!scaler.is_exhausted(), "{scaler:?}");
+        scaler.note(false);
+        assert!(scaler.is_exhausted(), "{scaler:?}");
     }
 }

@@ -85,7 +85,8 @@ fn sentence_transformers(job: &Job, dir: &Path) -> Result<(), TrainError> {
     prompts(job, dir)
 }
 
-/// The prompts of the initial checkpoint, or the job's instructions in their place.
+/// The job's instructions as prompts for queries and documents, empty ones where it had none: the model was trained
+/// without. Prompts of other names are those of the initial checkpoint.
 fn prompts(job: &Job, dir: &Path) -> Result<(), TrainError> {
     let mut config = initial(&job.model, "config_sentence_transformers.json")?.unwrap_or_else(|| json!({}));
     let instructions = [
@@ -95,9 +96,8 @@ fn prompts(job: &Job, dir: &Path) -> Result<(), TrainError> {
     for (name, instruction, format) in instructions {
         // What comes before the text: a prompt has no place behind it.
         let prompt = instruction.as_ref().map(|instruction| format.replacen("{}", instruction, 1));
-        if let Some(before) = prompt.as_deref().and_then(|prompt| prompt.split("{}").next()) {
-            config["prompts"][name] = json!(before);
-        }
+        let before = prompt.as_deref().and_then(|prompt| prompt.split("{}").next()).unwrap_or_default();
+        config["prompts"][name] = json!(before);
     }
     if config.get("default_prompt_name").is_none() {
         config["default_prompt_name"] = Value::Null;

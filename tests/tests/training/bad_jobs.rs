@@ -15,17 +15,11 @@ pub(crate) fn fields(status: &Status) -> Vec<String> {
     violations.map(|violation| violation.field).collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn bad_jobs_are_refused_by_field() {
-    let scene = Scene::set(Plan::default(), None).await;
-    let line = r#"{"query": "q", "pos": ["p"], "neg": ["n"]}"#;
-    fs::write(scene.data().join("torn.jsonl"), format!("{line}\n{line}\n{{\"query\": \n")).unwrap();
-    fs::write(scene.data().join("alone.jsonl"), format!("{line}\n{{\"query\": \"q\", \"pos\": []}}\n"))
-        .unwrap();
-    fs::write(scene.data().join("bare.jsonl"), r#"{"query": "q", "pos": ["p"]}"#).unwrap();
-    fs::write(scene.data().join("plain.jsonl"), line).unwrap();
-    fs::write(scene.data().join("empty.jsonl"), "\n").unwrap();
-    let cases: [(Value, &[&str], &str); 16] = [
+/// Settings, the fields that are told of, and a part of what is said.
+type Case = (Value, &'static [&'static str], &'static str);
+
+fn of_fields_and_files() -> Vec<Case> {
+    vec![
         (
             json!({ "train_data": ["nothing.jsonl"] }),
             &["train_data[0]"],
@@ -53,17 +47,70 @@ async fn bad_jobs_are_refused_by_field() {
             "pos_scores",
         ),
         (json!({ "guide_model": "../elsewhere" }), &["guide_model"], "not below a data root"),
+    ]
+}
+
+fn of_all_together() -> Vec<Case> {
+    vec![
+        // Whatever is wrong is said at once, whether it shows in the document, in files or in the cluster.
         (
-            json!({ "temperature": 0, "learning_rate": "fast", "train_data": ["../x"], "kind": "poet" }),
-            &["kind", "learning_rate"],
+            json!({
+                "temperature": 0, "learning_rate": "fast", "train_data": ["../x", "torn.jsonl"], "kind": "poet",
+                "ranks": 3, "rangs": 2, "guide_model": "nowhere",
+            }),
+            &[
+                "kind",
+                "learning_rate",
+                "rangs",
+                "temperature",
+                "guide_model",
+                "train_data[0]",
+                "train_data[1]",
+                "ranks",
+            ],
             "unknown variant",
         ),
-    ];
-    for (more, named, part) in cases {
+        (
+            json!({ "model": "no-such-model", "ranks": 3, "train_data": ["empty.jsonl"] }),
+            &["model", "train_data[0]", "ranks"],
+            "is empty",
+        ),
+        // What a rank could not begin with.
+        (json!({ "kind": "reranker", "negatives_cross_device": false }), &["model"], "classifier"),
+        (json!({ "guide_model": checkpoint("xlmr-cross") }), &["guide_model"], "makes no vectors"),
+        (json!({ "unified_finetuning": true }), &["model"], "colbert_linear"),
+        (json!({ "use_lora": true, "target_modules": ["q_proj"] }), &["target_modules"], "q_proj"),
+        (
+            json!({ "passage_max_len": 1000 }),
+            &["passage_max_len"],
+            "it is 1000, and the model has 96 positions",
+        ),
+        (
+            json!({ "train_data": ["plain.jsonl"], "dataloader_drop_last": true, "train_group_size": 2 }),
+            &["train_data"],
+            "1 examples do not fill one batch on each of 2 ranks",
+        ),
+        (json!({ "evaluation": { "split": 1e-9 } }), &["evaluation"], "holds out no question"),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_jobs_are_refused_by_field() {
+    let scene = Scene::set(Plan::default(), None).await;
+    let line = r#"{"query": "q", "pos": ["p"], "neg": ["n"]}"#;
+    fs::write(scene.data().join("torn.jsonl"), format!("{line}\n{line}\n{{\"query\": \n")).unwrap();
+    fs::write(scene.data().join("alone.jsonl"), format!("{line}\n{{\"query\": \"q\", \"pos\": []}}\n"))
+        .unwrap();
+    fs::write(scene.data().join("bare.jsonl"), r#"{"query": "q", "pos": ["p"]}"#).unwrap();
+    fs::write(scene.data().join("plain.jsonl"), line).unwrap();
+    fs::write(scene.data().join("empty.jsonl"), "\n").unwrap();
+    for (more, named, part) in of_fields_and_files().into_iter().chain(of_all_together()) {
         let refused = scene.submit("bad", &job(&more)).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "{more}: {refused}");
-        let found = fields(&refused);
-        assert!(named.iter().all(|field| found.iter().any(|it| it == field)), "{more}: {found:?}, {refused}");
+        let (mut found, mut named) = (fields(&refused), named.to_vec());
+        found.sort();
+        named.sort_unstable();
+        assert_eq!(found, named, "{more}: {refused}");
         assert!(refused.message().contains(part), "{more}: {}", refused.message());
     }
     for name in ["", "a/b", "..", &"x".repeat(201)] {

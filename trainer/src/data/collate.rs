@@ -22,7 +22,7 @@ impl Collator {
     /// Queries.
     ///
     /// # Errors
-    /// [`TrainError::Torch`] for a text that the tokenizer fails on.
+    /// [`TrainError::Unsupported`] for a text that the tokenizer fails on.
     pub fn queries(&self, texts: &[String]) -> Result<Side, TrainError> {
         self.texts(texts, self.query_max_len)
     }
@@ -72,5 +72,5 @@ impl Collator {
 
 #[allow(clippy::needless_pass_by_value)] // `map_err` hands errors over by value.
 fn failed(error: TokenizeError) -> TrainError {
-    TrainError::Torch(error.to_string())
+    TrainError::Unsupported(format!("a text is not tokenised: {error}"))
 }

@@ -135,3 +135,44 @@ pub fn files(path: &Path) -> Result<Vec<PathBuf>, TrainError> {
     found.sort();
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(lines: usize) -> tempfile::NamedTempFile {
+        let file = tempfile::Builder::new().suffix(".jsonl").tempfile().unwrap();
+        let line = |at| format!("{{\"query\":\"{at}\",\"pos\":[\"b\"]}}\n");
+        std::fs::write(file.path(), (0..lines).map(line).collect::<String>()).unwrap();
+        file
+    }
+
+    fn queries(part: &Part) -> Vec<usize> {
+        (0..part.len()).map(|at| part.read(at).unwrap().query.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn what_is_held_out_is_not_trained_on() {
+        let file = file(10);
+        let part = Part::open(file.path(), usize::MAX, &mut Random::new(1)).unwrap();
+        let (rest, held) = part.split(|line| line % 3 == 0);
+        assert_eq!((queries(&rest), queries(&held)), (vec![1, 2, 4, 5, 7, 8], vec![0, 3, 6, 9]));
+        // The place in the file counts, and not that among those that take part.
+        let (again, more) = rest.split(|line| line == 4);
+        assert_eq!((queries(&again), queries(&more)), (vec![1, 2, 5, 7, 8], vec![4]));
+    }
+
+    #[test]
+    fn of_a_long_file_some_examples_take_part() {
+        let file = file(50);
+        let part = |seed| Part::open(file.path(), 20, &mut Random::new(seed)).unwrap();
+        let mut chosen = queries(&part(1));
+        assert_ne!(chosen, queries(&part(2)));
+        assert_eq!(chosen, queries(&part(1)));
+        chosen.sort_unstable();
+        chosen.dedup();
+        assert!(chosen.len() == 20 && chosen.iter().all(|at| *at < 50), "{chosen:?}");
+        let corpus = Corpus::new(vec![part(1), part(2)]);
+        assert_eq!((corpus.len(), corpus.read(20).unwrap().query), (40, queries(&part(2))[0].to_string()));
+    }
+}

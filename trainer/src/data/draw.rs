@@ -333,4 +333,33 @@ mod tests {
         assert_eq!(parts.concat(), text);
         assert_eq!(parts.len(), 3);
     }
+
+    #[test]
+    fn passages_of_symmetric_tasks_are_worded_as_queries() {
+        let wording = |instruction: &str| Wording {
+            instruction: Some(instruction.to_owned()),
+            format: "{}: {}".to_owned(),
+        };
+        let drawing = Drawing {
+            query: wording("ask"),
+            passage: wording("say"),
+            reader: Reader::EmbedderByFile,
+            ..drawing(Custom::Ours)
+        };
+        let worded = |kind: &str, reader, prompt: Option<&str>| {
+            let (kind, prompt) = (Some(kind.to_owned()), prompt.map(str::to_owned));
+            let example = Example { pos: vec!["p".to_owned()], kind, prompt, ..example(1) };
+            let drawing = Drawing { reader, ..drawing.clone() };
+            let group = drawing.draw(&example, 2, &mut Random::new(1)).unwrap();
+            (group.query, group.passages.join(" "))
+        };
+        let both = |query: &str, passages: &str| (query.to_owned(), passages.to_owned());
+        let by_file = Reader::EmbedderByFile;
+        for kind in ["symmetric_sts", "symmetric_clustering"] {
+            assert_eq!(worded(kind, by_file, None), both("ask: q", "ask: p ask: 0"), "{kind}");
+            assert_eq!(worded(kind, by_file, Some("own")), both("own: q", "own: p own: 0"), "{kind}");
+            assert_eq!(worded(kind, Reader::Embedder, None), both("ask: q", "say: p say: 0"), "{kind}");
+        }
+        assert_eq!(worded("normal", by_file, Some("own")), both("own: q", "say: p say: 0"));
+    }
 }

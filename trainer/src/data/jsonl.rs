@@ -1,4 +1,4 @@
-//! Files of examples, one JSON object a line, read where they lie: a file costs eight bytes a line of memory.
+//! Files of examples, one JSON object a line, read where they lie: a file costs sixteen bytes a line of memory.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -173,5 +173,31 @@ mod tests {
             assert!(sentence.contains(line) && sentence.contains(&path), "{sentence}");
         }
         lines.read(3).unwrap_err();
+    }
+
+    #[test]
+    fn groups_and_batches_are_as_large_as_their_kind_says() {
+        let example = |kind: Option<&str>, negatives: usize, size: Option<i64>| Example {
+            kind: kind.map(str::to_owned),
+            neg: vec![String::new(); negatives],
+            train_group_size: size,
+            ..Example::default()
+        };
+        for (kind, negatives, size, expected) in [
+            (None, 3, None, 8),
+            (None, 3, Some(5), 5),
+            (None, 3, Some(-5), 8),
+            (Some("only_1neg"), 3, Some(5), 2),
+            (Some("symmetric_class"), 3, Some(5), 4),
+            (Some("symmetric_class"), 20, None, 8),
+            (Some("symmetric_sts"), 3, Some(5), 8),
+            (Some("retrieval"), 3, Some(5), 8),
+        ] {
+            let found = example(kind, negatives, size).group_size(8);
+            assert_eq!(found, expected, "{kind:?}, {negatives} negatives, {size:?}");
+        }
+        let batch = |kind, own| Example { batch_size: own, ..example(kind, 1, None) }.batch(16);
+        assert_eq!((batch(None, None), batch(None, Some(5)), batch(Some("retrieval"), None)), (16, 5, 16));
+        assert_eq!((batch(Some("symmetric_sts"), None), batch(Some("symmetric_sts"), Some(5))), (8, 5));
     }
 }

@@ -31,22 +31,20 @@ pub(super) struct Service {
 impl Training for Service {
     async fn submit(&self, request: Request<v1::SubmitJobRequest>) -> Result<Response<v1::Job>, Status> {
         let v1::SubmitJobRequest { name, spec } = request.into_inner();
-        let settled = match Name::parse(name.as_str()) {
-            Ok(name) if name.as_str().starts_with('.') => Err(vec![Fault {
-                field: "name".to_owned(),
-                reason: "it must not begin with a dot".to_owned(),
-            }]),
-            Ok(name) => {
-                self.shop.settle(&spec, name.as_str(), Look::Submitted).await.map(|settled| (name, settled))
-            }
-            Err(error) => {
-                let mut faults = vec![Fault { field: "name".to_owned(), reason: error.to_string() }];
-                faults.extend(self.shop.settle(&spec, "", Look::Submitted).await.err().into_iter().flatten());
-                Err(faults)
+        let look = Look::Submitted(self.most_devices().await?);
+        let named = match Name::parse(name.as_str()) {
+            Ok(name) if name.as_str().starts_with('.') => Err("it must not begin with a dot".to_owned()),
+            named => named.map_err(|error| error.to_string()),
+        };
+        let settled = self.shop.settle(&spec, named.as_ref().map_or("", Name::as_str), look).await;
+        let (name, settled) = match (named, settled) {
+            (Ok(name), Ok(settled)) => (name, settled),
+            (named, settled) => {
+                let fault = |reason| Fault { field: "name".to_owned(), reason };
+                let faults = named.err().map(fault).into_iter().chain(settled.err().into_iter().flatten());
+                return Err(invalid(faults.collect()));
             }
         };
-        let (name, settled) = settled.map_err(invalid)?;
-        self.fits(settled.ranks).await?;
         let now = unix_ms();
         let job = Job {
             spec: spec.clone(),
@@ -136,15 +134,10 @@ impl Service {
         self.etcd.job(name).await.map_err(unavailable)?.ok_or_else(|| unknown(name))
     }
 
-    /// Whether some trainer has so many devices, free or not.
-    async fn fits(&self, ranks: usize) -> Result<(), Status> {
+    /// Devices of the trainer that has most, free or not.
+    async fn most_devices(&self) -> Result<usize, Status> {
         let trainers = self.etcd.trainers().await.map_err(unavailable)?;
-        let most = trainers.iter().map(|(_, trainer)| trainer.devices.len()).max().unwrap_or(0);
-        if ranks <= most {
-            return Ok(());
-        }
-        let reason = format!("it is {ranks}, and no trainer of the cluster has more than {most} devices");
-        Err(invalid(vec![Fault { field: "ranks".to_owned(), reason }]))
+        Ok(trainers.iter().map(|(_, trainer)| trainer.devices.len()).max().unwrap_or(0))
     }
 
     /// Tells of a job whenever it has changed, until it has ended or nobody listens.

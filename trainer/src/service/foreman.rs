@@ -1,6 +1,7 @@
 //! A job from the moment it is claimed to its end: attempts, and what becomes of the model.
 
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use std::{fs, io};
 
@@ -19,7 +20,7 @@ use super::journal::Journal;
 use super::ranks::Plan;
 use super::root::Roots;
 use super::shelf::Shelf;
-use super::spec::{Fault, Spec};
+use super::spec::{Fault, Faults, Spec};
 use crate::checkpoint;
 
 /// Between an attempt that died and the next.
@@ -31,8 +32,8 @@ const LOOKS: &str = ".data/looks";
 /// How much is looked at of what a job names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Look {
-    /// All of it, for whoever submits the job; nothing is kept.
-    Submitted,
+    /// All of it, for whoever submits the job, in a cluster whose trainers have so many devices at most; nothing is kept.
+    Submitted(usize),
     /// All of it, and what is fetched stays as long as the job.
     Begun,
     /// It is trained: what its gate measures it on is to be there.
@@ -52,6 +53,8 @@ pub(super) struct Shop {
     pub(super) threads: usize,
     /// Who takes what is trained.
     pub(super) gateways: Gateways,
+    /// Whose turn it is to look at what a job names: one at a time.
+    pub(super) turn: Arc<Mutex<()>>,
     /// Where tasks belong.
     pub(super) tasks: TaskTracker,
     /// Ends everything.
@@ -217,23 +220,51 @@ impl Shop {
     }
 
     /// Reads the document of the job `name`, and of all that it names as much as `look` says.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
     pub(super) async fn settle(&self, text: &str, name: &str, look: Look) -> Result<Spec, Vec<Fault>> {
-        let (roots, text, output) = (self.roots.clone(), text.to_owned(), self.directory(name));
-        let looks = self.looks();
-        let work = move || {
-            let spec = Spec::parse(&text, &output)?;
-            let unread = |reason| vec![Fault { field: "train_data".to_owned(), reason }];
-            match look {
-                Look::Submitted => spec.place(&mut Shelf::to_look(&roots, &looks))?.look(),
-                Look::Begun => spec.place(&mut Shelf::of_job(&roots, &output).map_err(unread)?)?.look(),
-                Look::Trained if spec.is_gated() => {
-                    spec.place(&mut Shelf::of_job(&roots, &output).map_err(unread)?)
-                }
-                Look::Trained | Look::Measured => Ok(spec),
-            }
+        let failed = |error: &dyn std::fmt::Display| {
+            vec![Fault { field: "spec".to_owned(), reason: error.to_string() }]
         };
-        tokio::task::spawn_blocking(work)
+        let (shop, text, name) = (self.clone(), text.to_owned(), name.to_owned());
+        tokio::task::spawn_blocking(move || shop.read(&text, &name, look))
             .await
-            .unwrap_or_else(|error| Err(vec![Fault { field: "spec".to_owned(), reason: error.to_string() }]))
+            .unwrap_or_else(|error| Err(failed(&error)))
+    }
+
+    fn read(&self, text: &str, name: &str, look: Look) -> Result<Spec, Vec<Fault>> {
+        let (mut faults, output) = (Faults::default(), self.directory(name));
+        let mut spec = Spec::read(text, &output, &mut faults);
+        if let Some(spec) = &mut spec {
+            let find = || match look {
+                Look::Submitted(_) => Ok(Shelf::to_look(&self.roots, &self.looks())),
+                Look::Begun | Look::Trained | Look::Measured => Shelf::of_job(&self.roots, &output),
+            };
+            let is_placed = look != Look::Measured && (look != Look::Trained || spec.is_gated());
+            let mut shelf = if is_placed {
+                find().map_err(|reason| faults.note("train_data", reason)).ok()
+            } else {
+                None
+            };
+            if let Some(shelf) = &mut shelf {
+                spec.place(shelf, &mut faults);
+                if look != Look::Trained {
+                    // A model that is tried takes memory.
+                    let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+                    spec.look(&mut faults);
+                }
+            }
+            if let Look::Submitted(most) = look
+                && spec.ranks > most
+            {
+                let ranks = spec.ranks;
+                faults.note(
+                    "ranks",
+                    format!("it is {ranks}, and no trainer of the cluster has more than {most} devices"),
+                );
+            }
+        }
+        faults.or(spec)
     }
 }

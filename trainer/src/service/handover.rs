@@ -64,9 +64,11 @@ pub(super) async fn deliver(
     gateways: &Gateways,
     journal: &mut Journal,
 ) -> Result<(), Undelivered> {
-    let gateway = gateways.connect().await?;
+    let reached = async { Ok(gateways.connect().await?) };
+    let gateway = unless_cancelled(journal, reached).await?;
     let model = PathBuf::from(&journal.job.outcome.model);
-    let served = served(&gateway, &publish.alias).await?;
+    let asked = async { Ok(served(&gateway, &publish.alias).await?) };
+    let served = unless_cancelled(journal, asked).await?;
     if let Some(gate) = &publish.gate
         && journal.job.outcome.gate.is_none()
     {
@@ -155,8 +157,13 @@ async fn compare(
         served_digest: served.unwrap_or_default().to_owned(),
         served: then,
         trained,
-        passed: then.is_none_or(|then| trained - then > gate.margin),
+        passed: passes(trained, then, gate.margin),
     })
+}
+
+/// Whether what was trained is to take the place of what is served: by more than `margin`, or where nothing is served.
+fn passes(trained: f64, served: Option<f64>, margin: f64) -> bool {
+    served.is_none_or(|served| trained - served > margin)
 }
 
 fn verdict(gate: &JobGate) -> String {
@@ -263,5 +270,27 @@ async fn follow(
         }
         journal.write().await?;
         time::sleep(LOOK).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gate_wants_more_than_its_margin() {
+        for (trained, served, margin, expected) in [
+            (0.75, Some(0.5), 0.0, true),
+            (0.5, Some(0.75), 0.0, false),
+            (0.5, Some(0.5), 0.0, false),
+            (0.75, Some(0.5), 0.25, false),
+            (0.75, Some(0.5), 0.125, true),
+            (0.5, Some(0.75), -0.5, true),
+            (0.25, Some(0.75), -0.5, false),
+            (0.1, None, 0.5, true),
+            (f64::NAN, Some(0.5), 0.0, false),
+        ] {
+            assert_eq!(passes(trained, served, margin), expected, "{trained} {served:?} {margin}");
+        }
     }
 }

@@ -46,10 +46,14 @@ impl Queue {
 
     /// Claims and begins what there are devices for.
     async fn begin(&self, jobs: &[ListedJob], lease: LeaseId) {
+        let mut is_full = false;
         for found in turns(jobs, self.devices.count()) {
-            let Some(share) = self.devices.take(wanted(found)) else {
-                // Nobody overtakes the oldest: else one that takes many devices would wait for ever.
-                return;
+            let wanted = wanted(found);
+            // Nobody overtakes the oldest: else one that takes many devices would wait for ever.
+            let share = if is_full && wanted > 0 { None } else { self.devices.take(wanted) };
+            let Some(share) = share else {
+                is_full = true;
+                continue;
             };
             let job = Job { trainer: Some(self.id.clone()), ..found.job.clone() };
             match self.etcd.claim_job(found, &job, (&self.id, lease)).await {

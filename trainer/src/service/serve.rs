@@ -172,6 +172,7 @@ fn workshop(config: &Config, etcd: &Etcd, (tasks, stop): (&TaskTracker, &Cancell
         output: config.output.clone(),
         threads: config.threads,
         gateways,
+        turn: Arc::default(),
         tasks: tasks.clone(),
         stop: stop.clone(),
     }

@@ -75,6 +75,37 @@ pub struct Fault {
     pub reason: String,
 }
 
+/// All that is wrong with a document.
+#[derive(Clone, Debug, Default)]
+pub struct Faults(Vec<Fault>);
+
+impl Faults {
+    /// Takes note of one.
+    #[allow(clippy::needless_pass_by_value, reason = "sentences are made on the spot")]
+    pub fn note(&mut self, field: &str, reason: impl ToString) {
+        self.0.push(Fault { field: field.to_owned(), reason: reason.to_string() });
+    }
+
+    /// Whether something is wrong with one of `fields`, or with a part of it.
+    #[must_use]
+    pub fn concern(&self, fields: &[&str]) -> bool {
+        let is_part = |part: &str| part.is_empty() || part.starts_with(['.', '[']);
+        let concerns = |fault: &Fault, field: &str| fault.field.strip_prefix(field).is_some_and(is_part);
+        self.0.iter().any(|fault| fields.iter().any(|field| concerns(fault, field)))
+    }
+
+    /// `value`, if nothing is wrong.
+    ///
+    /// # Errors
+    /// All that is.
+    pub fn or<T>(self, value: Option<T>) -> Result<T, Vec<Fault>> {
+        match value {
+            Some(value) if self.0.is_empty() => Ok(value),
+            _ => Err(self.0),
+        }
+    }
+}
+
 /// What stands beside the job's own fields.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -104,47 +135,43 @@ fn ten_minutes() -> u64 {
 }
 
 impl Spec {
-    /// Reads `text`, a job whose output is to be in `output`, and looks at no file.
-    ///
-    /// # Errors
-    /// Everything that is wrong.
-    pub fn parse(text: &str, output: &Path) -> Result<Self, Vec<Fault>> {
+    /// Reads `text`, a job whose output is to be in `output`, and looks at no file. What can be read of it is there even
+    /// where something is wrong; fields that are have the value of one that was left out.
+    pub fn read(text: &str, output: &Path, faults: &mut Faults) -> Option<Self> {
         if text.len() > BYTES {
-            return Err(vec![fault(
-                "spec",
-                format!("it has {} bytes, at most {BYTES} are taken", text.len()),
-            )]);
+            faults.note("spec", format!("it has {} bytes, at most {BYTES} are taken", text.len()));
+            return None;
         }
-        let value: Value =
-            serde_saphyr::from_str(text).map_err(|error| vec![fault("spec", first_line(&error))])?;
+        let value =
+            serde_saphyr::from_str(text).map_err(|error| faults.note("spec", first_line(&error))).ok()?;
         let Value::Object(mut fields) = value else {
-            return Err(vec![fault("spec", "it is no mapping of fields")]);
+            faults.note("spec", "it is no mapping of fields");
+            return None;
         };
-        let mut faults = Vec::new();
         if fields.remove("output_dir").is_some() {
-            faults.push(fault("output_dir", "the trainer chooses it: leave it out"));
+            faults.note("output_dir", "the trainer chooses it: leave it out");
         }
         if fields.remove("fetched").is_some() {
-            faults.push(fault("fetched", "there is no such field"));
+            faults.note("fetched", "there is no such field");
         }
         let (beside, own) =
             fields.into_iter().partition::<Map<_, _>, _>(|(key, _)| BESIDE.contains(&key.as_str()));
-        let beside = each::<Beside>(&beside, &Map::new(), &mut faults);
+        let beside = each::<Beside>(&beside, &Map::new(), faults);
         let needed = json!({ "kind": "embedder", "model": ".", "train_data": [], "output_dir": output });
         let Value::Object(needed) = needed else { unreachable!("it is written as one") };
         for field in ["kind", "model", "train_data"] {
             if !own.contains_key(field) {
-                faults.push(fault(field, "it is missing"));
+                faults.note(field, "it is missing");
             }
         }
-        let job = each::<Job>(&own, &needed, &mut faults);
-        let (Some(beside), Some(job)) = (beside, job) else { return Err(faults) };
-        let Beside { ranks, timeout_seconds, max_restarts, publish } = beside;
-        let named: Vec<String> = faults.iter().map(|fault| fault.field.clone()).collect();
-        let spec = Self { ranks, timeout_seconds, max_restarts, publish, job };
+        let job = each::<Job>(&own, &needed, faults);
+        let Beside { ranks, timeout_seconds, max_restarts, publish } = beside?;
+        let spec = Self { ranks, timeout_seconds, max_restarts, publish, job: job? };
         // What has no value of its own is looked at with a stand-in's, which may be wrong in another way.
-        faults.extend(spec.faults().into_iter().filter(|more| !named.contains(&more.field)));
-        if faults.is_empty() { Ok(spec) } else { Err(faults) }
+        let more: Vec<Fault> =
+            spec.faults().into_iter().filter(|more| !faults.concern(&[&more.field])).collect();
+        faults.0.extend(more);
+        Some(spec)
     }
 
     /// What can be seen to be wrong without a look at any file.
@@ -183,14 +210,15 @@ impl Spec {
     }
 
     /// Puts the files that are meant in the place of what was said, and fetches those that are not here.
-    ///
-    /// # Errors
-    /// Everything that is wrong.
-    pub fn place(mut self, files: &mut Shelf<'_>) -> Result<Self, Vec<Fault>> {
-        let mut faults = Vec::new();
-        let mut put = |field: &str, path: &mut PathBuf, wanted| match files.find(path, wanted) {
-            Ok(found) => *path = found,
-            Err(reason) => faults.push(fault(field, reason)),
+    pub fn place(&mut self, files: &mut Shelf<'_>, faults: &mut Faults) {
+        let mut put = |field: &str, path: &mut PathBuf, wanted| {
+            if faults.concern(&[field]) {
+                return;
+            }
+            match files.find(path, wanted) {
+                Ok(found) => *path = found,
+                Err(reason) => faults.note(field, reason),
+            }
         };
         put("model", &mut self.job.model, Wanted::Model);
         if let Some(guide) = &mut self.job.guide_model {
@@ -212,38 +240,57 @@ impl Spec {
                 }
             }
         }
-        if !faults.is_empty() {
-            return Err(faults);
+        match files.finish() {
+            Ok(fetched) => self.job.fetched = fetched,
+            Err(reason) => faults.note("train_data", reason),
         }
-        self.job.fetched = files.finish().map_err(|reason| vec![fault("train_data", reason)])?;
-        Ok(self)
     }
 
-    /// Itself, where all that it names is what it should be.
-    ///
-    /// # Errors
-    /// Everything that is wrong. Of the training data the first lines of each file are read, which takes a while.
-    pub fn look(self) -> Result<Self, Vec<Fault>> {
-        let mut faults = Vec::new();
-        let pooling = self.job.pooling().ok();
-        if let Err(error) = Checkpoint::open(&self.job.model, &Overrides { pooling, max_tokens: None }) {
-            faults.push(fault("model", self.job.retold(&error.to_string())));
+    /// Looks whether all that it names is what it should be, and whether a rank could begin with it. Of the training data
+    /// the first lines of each file are read, which takes a while.
+    pub fn look(&self, faults: &mut Faults) {
+        let told = |error: TrainError| error.named(&self.job.fetched).to_string();
+        if !faults.concern(&["model"]) {
+            let pooling = self.job.pooling().ok();
+            match Checkpoint::open(&self.job.model, &Overrides { pooling, max_tokens: None }) {
+                Err(error) => faults.note("model", self.job.retold(&error.to_string())),
+                // With a stand-in for the kind it would be another model.
+                Ok(_) if faults.concern(&["kind"]) => {}
+                Ok(_) => {
+                    for (field, error) in rank::Trial(&self.job).model() {
+                        if !faults.concern(&[field]) {
+                            faults.note(field, self.job.retold(&error.to_string()));
+                        }
+                    }
+                }
+            }
         }
-        if let Some(guide) = &self.job.guide_model
-            && let Err(error) = Checkpoint::open(guide, &Overrides { pooling: None, max_tokens: None })
+        if !faults.concern(&["guide_model"])
+            && let Err(error) = rank::Trial(&self.job).guide()
         {
-            faults.push(fault("guide_model", self.job.retold(&error.to_string())));
+            faults.note("guide_model", self.job.retold(&error.to_string()));
         }
         for (at, path) in self.job.train_data.iter().enumerate() {
             let field = format!("train_data[{at}]");
-            faults.extend(self.look_below(path).into_iter().map(|reason| fault(&field, reason)));
+            if !faults.concern(&[&field]) {
+                let group_is_known = !faults.concern(&["train_group_size"]);
+                self.look_below(path, group_is_known).iter().for_each(|reason| faults.note(&field, reason));
+            }
         }
-        if faults.is_empty()
+        if faults.concern(&["train_data"]) {
+            return;
+        }
+        let sizes = ["ranks", "per_device_train_batch_size"];
+        if !faults.concern(&sizes)
+            && let Err(error) = rank::Trial(&self.job).data(self.ranks)
+        {
+            faults.note("train_data", told(error));
+        }
+        if !faults.concern(&["evaluation", "kind"])
             && let Err(error) = rank::evaluation(&self.job)
         {
-            faults.push(fault("evaluation", error));
+            faults.note("evaluation", told(error));
         }
-        if faults.is_empty() { Ok(self) } else { Err(faults) }
     }
 
     /// Whether it is measured before it is promoted.
@@ -258,7 +305,7 @@ impl Spec {
     }
 
     /// What is wrong with a file of training data, or with those of a directory.
-    fn look_below(&self, path: &Path) -> Vec<String> {
+    fn look_below(&self, path: &Path, group_is_known: bool) -> Vec<String> {
         let found = match files(path) {
             Ok(found) if found.is_empty() => {
                 let path = self.job.said(path);
@@ -267,10 +314,10 @@ impl Spec {
             Ok(found) => found,
             Err(error) => return vec![error.named(&self.job.fetched).to_string()],
         };
-        found.iter().flat_map(|file| self.look_at(file)).collect()
+        found.iter().flat_map(|file| self.look_at(file, group_is_known)).collect()
     }
 
-    fn look_at(&self, path: &Path) -> Vec<String> {
+    fn look_at(&self, path: &Path, group_is_known: bool) -> Vec<String> {
         let told = |error: TrainError| error.named(&self.job.fetched).to_string();
         let lines = match JsonLines::open(path) {
             Ok(lines) if lines.is_empty() => {
@@ -291,7 +338,7 @@ impl Spec {
                 "query is empty"
             } else if example.pos.is_empty() {
                 "pos is empty: a query without positives teaches nothing"
-            } else if example.neg.is_empty() && self.group_size(&example) > 1 {
+            } else if group_is_known && example.neg.is_empty() && self.group_size(&example) > 1 {
                 "neg is empty, and train_group_size is more than 1"
             } else if self.job.knowledge_distillation
                 && !self.job.same_dataset_within_batch
@@ -326,7 +373,7 @@ fn first_line(error: &impl ToString) -> String {
 fn each<T: for<'de> Deserialize<'de>>(
     fields: &Map<String, Value>,
     needed: &Map<String, Value>,
-    faults: &mut Vec<Fault>,
+    faults: &mut Faults,
 ) -> Option<T> {
     let mut all = needed.clone();
     for (field, value) in fields {
@@ -339,7 +386,7 @@ fn each<T: for<'de> Deserialize<'de>>(
             Err(error) => {
                 let text = error.to_string();
                 let unknown = text.starts_with(&format!("unknown field `{field}`"));
-                faults.push(fault(field, if unknown { "there is no such field" } else { text.as_str() }));
+                faults.note(field, if unknown { "there is no such field" } else { text.as_str() });
             }
         }
     }
@@ -350,9 +397,15 @@ fn each<T: for<'de> Deserialize<'de>>(
 mod tests {
     use super::*;
 
+    fn parse(text: &str) -> Result<Spec, Vec<Fault>> {
+        let mut faults = Faults::default();
+        let spec = Spec::read(text, Path::new("o"), &mut faults);
+        faults.or(spec)
+    }
+
     #[track_caller]
     fn faults(text: &str) -> Vec<String> {
-        let faults = Spec::parse(text, Path::new("o")).unwrap_err();
+        let faults = parse(text).unwrap_err();
         faults.into_iter().map(|fault| fault.field).collect()
     }
 
@@ -360,10 +413,10 @@ mod tests {
 
     #[test]
     fn a_short_document_has_the_references_defaults() {
-        let spec = Spec::parse(LEAST, Path::new("o")).unwrap();
+        let spec = parse(LEAST).unwrap();
         assert_eq!((spec.ranks, spec.job.train_group_size, spec.publish), (1, 8, None));
         let json = r#"{"kind": "reranker", "model": "m", "train_data": ["d.jsonl"], "ranks": 2}"#;
-        assert_eq!(Spec::parse(json, Path::new("o")).unwrap().ranks, 2);
+        assert_eq!(parse(json).unwrap().ranks, 2);
     }
 
     #[test]
@@ -388,8 +441,8 @@ mod tests {
 
     #[test]
     fn the_example_names_every_field_with_its_default() {
-        let spec = Spec::parse(EXAMPLE, Path::new("o")).unwrap();
-        let least = Spec::parse(LEAST, Path::new("o")).unwrap();
+        let spec = parse(EXAMPLE).unwrap();
+        let least = parse(LEAST).unwrap();
         let (Value::Object(example), Value::Object(fields)) =
             (serde_saphyr::from_str(EXAMPLE).unwrap(), serde_json::to_value(&least.job).unwrap())
         else {

@@ -1,0 +1,10 @@
+//! Whole runs of ranks, in processes of their own.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod evaluated;
+mod refused;
+mod resumed;
+mod sentence_transformers;
+mod support;
+mod trained;
