@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor build up demo test test-etcd test-stores test-swaps soak bench check check-rust check-deny check-python clean
+.PHONY: help setup doctor build up demo test test-etcd test-reference test-stores test-swaps soak bench check check-rust check-deny check-python clean
 
 cache := $(or $(BEIGE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/beige)
 checks := $(cache)/python/checks/bin
@@ -50,6 +50,10 @@ test-etcd: setup ## run the tests of the etcd layer against this machine's etcd 
 	@scripts/setup --quiet --only etcd-current
 	$(etcd_tests)
 	$(with_current_etcd) $(etcd_tests)
+
+test-reference: setup ## see whether sentence-transformers reads what was trained as Beige does
+	@tests/reference/environment flagembedding >/dev/null
+	cargo test --locked --workspace --test rank -- --ignored
 
 test-stores: setup ## run the tests of the checkpoint store against MinIO and fake-gcs-server
 	@scripts/setup --quiet --only minio,fake-gcs

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use trainer::trace::{Places, replay};
 
@@ -79,6 +80,25 @@ fn another_run_is_told_from_the_recorded_one() {
         let wrong: Vec<&str> = report.rows.iter().filter(|row| !row.holds()).map(|row| row.what).collect();
         assert!(wrong.contains(&row) && !report.holds(), "{to}\n{report}");
     }
+}
+
+/// What `beige-trainer replay` prints of a trace, and the code that it ends with.
+fn replayed(dir: &Path) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_beige-trainer"));
+    let output = command.arg("replay").arg(dir).output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[test]
+fn the_verb_prints_a_table_and_ends_by_what_it_says() {
+    let (code, table) = replayed(&recorded().join("crossdev-kd"));
+    assert_eq!(code, Some(0), "{table}");
+    assert!(table.contains("loss of step 0") && table.contains("final weights"), "{table}");
+    let dir = altered("\"temperature\": 0.05", "\"temperature\": 0.051");
+    let (code, table) = replayed(dir.path());
+    assert_eq!(code, Some(1), "{table}");
+    assert!(table.contains("loss of step 0"), "{table}");
+    assert_eq!(replayed(Path::new("/nowhere")).0, Some(74));
 }
 
 #[test]

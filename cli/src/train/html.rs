@@ -164,14 +164,24 @@ mod tests {
             name: "<script>alert(1)</script>".to_owned(),
             spec: "kind: \"embedder\" # <b>".to_owned(),
             curve: (1..=3)
-                .map(|step| JobStep { step, loss: 1.0 / number(step), ..JobStep::default() })
+                .map(|step| JobStep {
+                    step,
+                    loss: 1.0 / number(step),
+                    learning_rate: 0.25 * number(step),
+                    grad_norm: 8.0 + number(step),
+                })
                 .collect(),
             evaluations: vec![evaluation(0, 0.25), evaluation(3, 0.5)],
             ..Job::default()
         };
         let page = page(&job);
         assert!(!page.contains("<script") && !page.contains("<b>") && !page.contains("http"), "{page}");
-        assert!(page.contains("0.2500") && page.contains("+0.2500") && page.contains("<polyline"), "{page}");
+        assert!(page.contains("0.2500") && page.contains("0.5000") && page.contains("+0.2500"), "{page}");
+        // Loss, learning rate and gradient norm, each with its highest and lowest.
+        assert_eq!(page.matches("<polyline").count(), 3, "{page}");
+        for number in ["1.0000", "0.3333", "0.7500", "11.0000", "9.0000"] {
+            assert!(page.contains(number), "{number}: {page}");
+        }
         assert!(!super::page(&Job::default()).contains("<svg"), "there is no curve without a step");
     }
 }

@@ -3,9 +3,10 @@
 use std::fs;
 
 use proto::v1::models_client::ModelsClient;
-use proto::v1::{GetModelRequest, JobState, ListVersionsRequest};
+use proto::v1::{GetModelRequest, JobGate, JobState, ListVersionsRequest, Version};
 use serde_json::{Value, json};
 use tests::{Plan, checkpoint};
+use tonic::transport::Channel;
 
 use crate::support::{Scene, is_final, job};
 
@@ -45,17 +46,31 @@ async fn a_trained_model_is_compared_published_and_swapped_in() {
     let served = models.get(GetModelRequest { name: "m".into() }).await.unwrap().into_inner();
     assert_eq!(served.checkpoint.unwrap().digest, done.digest);
     assert_eq!(served.epoch, 2);
-    let versions =
-        models.list_versions(ListVersionsRequest { model: "m".into() }).await.unwrap().into_inner();
-    let is_new = |version: &&proto::v1::Version| {
-        version.checkpoint.as_ref().is_some_and(|it| it.digest == done.digest)
-    };
-    let version = versions.versions.iter().find(is_new).unwrap();
+    let version = &version(&mut models, &done.digest).await;
     assert_eq!(version.job, "first");
-    let names: Vec<&str> = version.evaluation.iter().map(|metric| metric.name.as_str()).collect();
-    for name in ["ndcg_at_10", "gate_ndcg_at_10", "gate_served_ndcg_at_10", "gate_margin", "gate_passed"] {
-        assert!(names.contains(&name), "{name}: {names:?}");
+    assert!(version.evaluation.iter().any(|metric| metric.name == "ndcg_at_10"), "{version:?}");
+    check_recorded(version, &gate);
+}
+
+/// The decision, with its numbers, is in the version's record.
+#[track_caller]
+fn check_recorded(version: &Version, gate: &JobGate) {
+    for (name, expected) in [
+        ("gate_ndcg_at_10", gate.trained),
+        ("gate_served_ndcg_at_10", gate.served.unwrap()),
+        ("gate_margin", gate.margin),
+        ("gate_passed", f64::from(u8::from(gate.passed))),
+    ] {
+        let found = version.evaluation.iter().find(|metric| metric.name == name).map(|metric| metric.value);
+        assert_eq!(found, Some(expected), "{name}: {version:?}");
     }
+}
+
+async fn version(models: &mut ModelsClient<Channel>, digest: &str) -> Version {
+    let asked = ListVersionsRequest { model: "m".into() };
+    let versions = models.list_versions(asked).await.unwrap().into_inner().versions;
+    let is_it = |version: &Version| version.checkpoint.as_ref().is_some_and(|it| it.digest == digest);
+    versions.into_iter().find(is_it).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,6 +90,7 @@ async fn what_is_no_better_is_published_and_not_promoted() {
     let served = models.get(GetModelRequest { name: "m".into() }).await.unwrap().into_inner();
     assert_eq!(served.epoch, 1);
     assert_ne!(served.checkpoint.unwrap().digest, done.digest);
+    check_recorded(&version(&mut models, &done.digest).await, &done.gate.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]

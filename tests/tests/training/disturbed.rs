@@ -1,14 +1,15 @@
 //! Jobs whose processes die, hang or find no room.
 
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
-use proto::v1::JobState;
-use serde_json::json;
-use tests::{Plan, Tmpfs};
-use tokio::time;
+use proto::v1::{Job, JobState};
+use serde_json::{Value, json};
+use tests::{Plan, Tmpfs, program};
+use tokio::time::{self, Instant};
 
-use crate::support::{Scene, is_final, job, signal};
+use crate::support::{LONG, Scene, is_final, job, signal};
 
 /// How often something is killed.
 const KILLS: u64 = 20;
@@ -32,6 +33,7 @@ async fn twenty_kills_at_random_steps_change_no_bit() {
     assert_eq!(scene.ended("undisturbed").await.state(), JobState::Succeeded);
 
     scene.submit("disturbed", &spec).await.unwrap();
+    let mut killed = [0; 2];
     for kill in 0..KILLS {
         let before = scene.job("disturbed").await.last.map_or(0, |last| last.step);
         let at = (before + 2 + draw(kill) % 13).min(steps - 1);
@@ -42,16 +44,18 @@ async fn twenty_kills_at_random_steps_change_no_bit() {
         if kill % TRAINERS_TURN == TRAINERS_TURN - 1 {
             scene.restart().await;
         } else {
-            let ranks = scene.ranks();
             let victim = usize::try_from(draw(100 + kill)).unwrap() % 2;
-            for (_, pid) in ranks.iter().filter(|(rank, _)| *rank == victim) {
-                signal("KILL", *pid);
-            }
+            let ranks = scene.ranks();
+            let (_, pid) = ranks.iter().find(|(rank, _)| *rank == victim).expect("it has just taken a step");
+            signal("KILL", *pid);
+            killed[victim] += 1;
         }
     }
+    assert!(killed.iter().all(|times| *times >= 5), "{killed:?}");
     let ended = scene.ended("disturbed").await;
     assert_eq!(ended.state(), JobState::Succeeded, "{ended:?}");
-    assert!(u64::from(ended.attempt) > KILLS / 2, "{} attempts", ended.attempt);
+    // A kill may fall between a rank's last word and the next attempt, whose ranks it then ends before they say one.
+    assert!(u64::from(ended.attempt) >= KILLS - 2, "{} attempts", ended.attempt);
     assert!(scene.weights("disturbed") == scene.weights("undisturbed"), "the weights differ");
 }
 
@@ -64,6 +68,26 @@ async fn a_rank_that_hangs_is_noticed() {
     let (_, pid) = scene.ranks().into_iter().find(|(rank, _)| *rank == 1).unwrap();
     signal("STOP", pid);
     let ended = scene.ended("hung").await;
+    assert_eq!((ended.state(), ended.attempt), (JobState::Succeeded, 2), "{ended:?}");
+    let noticed =
+        |job: &Job| job.events.iter().find(|event| event.what.starts_with("attempt 1 ended")).cloned();
+    // By the rank that waited for it.
+    assert!(!noticed(&ended).unwrap().what.contains("a rank hangs"), "{ended:?}");
+
+    // Nobody waits for a rank alone but the trainer.
+    scene
+        .submit("alone", &job(&json!({ "max_steps": 60, "save_steps": 5, "timeout_seconds": 4, "ranks": 1 })))
+        .await
+        .unwrap();
+    scene.until("alone", |job| job.last.is_some_and(|last| last.step >= 6)).await;
+    let (_, pid) = scene.ranks().into_iter().next().unwrap();
+    let stopped = Instant::now();
+    signal("STOP", pid);
+    let found = scene.until("alone", |job| noticed(job).is_some()).await;
+    // Not before its time is over, and not when a test's patience is.
+    assert!((Duration::from_secs(4)..LONG / 2).contains(&stopped.elapsed()), "{found:?}");
+    assert!(noticed(&found).unwrap().what.contains("no step for 4 s: a rank hangs"), "{found:?}");
+    let ended = scene.ended("alone").await;
     assert_eq!((ended.state(), ended.attempt), (JobState::Succeeded, 2), "{ended:?}");
 }
 
@@ -85,15 +109,30 @@ async fn a_full_disk_fails_the_job_and_leaves_the_last_checkpoint_good() {
     }
     let ended = scene.ended("full").await;
     assert_eq!(ended.state(), JobState::Failed, "{ended:?}");
-    assert!(ended.reason.contains("No space left"), "{}", ended.reason);
+    assert!(
+        ended.reason.contains("No space left") && ended.reason.contains("checkpoints/"),
+        "{}",
+        ended.reason
+    );
     assert_eq!(ended.attempt, 1, "there is no use in trying again");
 
-    // What was there before is whole: with room again a new job of the same directory would begin there.
+    // What was there before is whole: with room again ranks begin there.
+    fs::remove_file(&filler).unwrap();
     let checkpoints = disk.path().join("full/checkpoints");
-    let whole = fs::read_dir(&checkpoints).unwrap().filter(|entry| {
-        let path = entry.as_ref().unwrap().path();
-        path.join("manifest.json").is_file()
-            && path.join("model.safetensors").metadata().is_ok_and(|file| file.len() > 0)
-    });
-    assert!(whole.count() >= 1);
+    let newest = fs::read_dir(&checkpoints)
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().to_str()?.strip_prefix("step-")?.parse::<u64>().ok());
+    let newest = newest.max().unwrap();
+    assert!(newest >= 5, "{newest}");
+    let path = disk.path().join("full/job.json");
+    let mut settings: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    // By one rank, for two steps.
+    settings["max_steps"] = json!(newest + 2);
+    settings["negatives_cross_device"] = json!(false);
+    fs::write(&path, settings.to_string()).unwrap();
+    let told = Command::new(program("beige-trainer")).arg("rank").arg(&path).output().unwrap();
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    let first: Value =
+        serde_json::from_slice(told.stdout.split(|byte| *byte == b'\n').next().unwrap()).unwrap();
+    assert_eq!((&first["kind"], first["step"].as_u64()), (&json!("step"), Some(newest + 1)), "{first}");
 }

@@ -9,3 +9,4 @@ mod data_from_a_bucket;
 mod disturbed;
 mod removed;
 mod support;
+mod watched;
