@@ -93,7 +93,7 @@ fn replayed(dir: &Path) -> (Option<i32>, String) {
 fn the_verb_prints_a_table_and_ends_by_what_it_says() {
     let (code, table) = replayed(&recorded().join("crossdev-kd"));
     assert_eq!(code, Some(0), "{table}");
-    assert!(table.contains("loss of step 0") && table.contains("final weights"), "{table}");
+    assert!(table.contains("loss of step 0") && table.contains("final minus initial"), "{table}");
     let dir = altered("\"temperature\": 0.05", "\"temperature\": 0.051");
     let (code, table) = replayed(dir.path());
     assert_eq!(code, Some(1), "{table}");

@@ -168,6 +168,12 @@ pub(super) fn stream(job: &Job, place: Place) -> Result<(Stream, Corpus), TrainE
     let (corpus, order) = if job.same_dataset_within_batch {
         let thresholds = by_file::Thresholds { small: job.small_threshold, dropped: job.drop_threshold };
         let (sets, corpus) = by_file::sets(named, batch, thresholds)?;
+        for set in sets.iter().filter(|set| rank == 0 && set.examples.len() < set.batch * ranks) {
+            let (first, count) = (set.examples.first().copied().unwrap_or(0), set.examples.len());
+            let what =
+                format!("{count} examples that begin here fill no batch on {ranks} ranks: none is read");
+            tracing::warn!("{}", corpus.fault(first, what));
+        }
         (corpus, Order::BySet(BySet::new(sets, ranks, job.seed)))
     } else {
         let corpus = Corpus::new(named.into_iter().flat_map(|(_, parts)| parts).collect());

@@ -242,13 +242,13 @@ impl Shop {
                 Look::Begun | Look::Trained | Look::Measured => Shelf::of_job(&self.roots, &output),
             };
             let is_placed = look != Look::Measured && (look != Look::Trained || spec.is_gated());
-            let mut shelf = if is_placed {
+            let mut files = if is_placed {
                 find().map_err(|reason| faults.note("train_data", reason)).ok()
             } else {
                 None
             };
-            if let Some(shelf) = &mut shelf {
-                spec.place(shelf, &mut faults);
+            if let Some(files) = &mut files {
+                spec.place(files, &mut faults);
                 if look != Look::Trained {
                     // A model that is tried takes memory.
                     let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);

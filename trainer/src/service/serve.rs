@@ -32,6 +32,8 @@ use super::retention::Retention;
 const LAST_TASKS: Duration = Duration::from_secs(15);
 /// Calls that one connection may have open.
 const OPEN_CALLS: u32 = 256;
+/// Streams that a connection may reset or have reset for its faults before it is closed.
+const RESETS: usize = 256;
 /// Bytes of the headers of a call.
 const HEADER_BYTES: u32 = 16 << 10;
 /// Bytes of a request: a job's document and some more.
@@ -182,6 +184,8 @@ async fn accept(door: Door, service: Service, stop: CancellationToken) -> Result
     let training = TrainingServer::new(service).max_decoding_message_size(REQUEST_BYTES);
     Server::builder()
         .max_concurrent_streams(OPEN_CALLS)
+        .http2_max_local_error_reset_streams(Some(RESETS))
+        .http2_max_pending_accept_reset_streams(Some(RESETS))
         .http2_max_header_list_size(HEADER_BYTES)
         .http2_keepalive_interval(Some(PING_INTERVAL))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
