@@ -23,6 +23,9 @@ use crate::wire::Terms;
 
 /// How long a call waits for this gateway to hear of its checkpoint, or of an epoch that another one has answered with.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long who is answered by a checkpoint on trial waits where no worker has it any more. The leader ends the trial
+/// when the lease of the last one has lapsed; where the leader is gone, too, another one is elected first.
+pub(crate) const TRIAL_PATIENCE: Duration = Duration::from_secs(30);
 /// A call is started again no more often than this: names do not move that fast.
 const MOST_STARTS: u32 = 3;
 
@@ -38,12 +41,13 @@ impl Dispatcher {
     /// Fixes the checkpoint of a call or stream, and counts it as in use.
     ///
     /// # Errors
-    /// As [`resolve::resolve`]; what can be expected to pass is waited for, not long.
+    /// As [`resolve::resolve`]; what can be expected to pass is waited for, and longer where a trial must end first.
     pub async fn pin(&self, terms: &Terms, caller: &Caller) -> Result<Pinned, CallError> {
-        let until = caller.due.min(Instant::now() + PATIENCE);
-        let mut fleet = self.fleet.clone();
+        let (begun, mut fleet) = (Instant::now(), self.fleet.clone());
         loop {
             let seen = fleet.borrow_and_update().clone();
+            let is_tried = resolve::is_tried(&seen, terms, &caller.key);
+            let until = caller.due.min(begun + if is_tried { TRIAL_PATIENCE } else { PATIENCE });
             match resolve::resolve(&seen, terms, &caller.key) {
                 Ok(pin) => match self.take(&seen, pin) {
                     Some(pinned) => return Ok(pinned),

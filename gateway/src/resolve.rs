@@ -111,22 +111,34 @@ pub fn resolve(fleet: &Fleet, terms: &Terms, key: &str) -> Result<Pin, CallError
     };
     meets(model, &digest, require.as_ref())?;
     let Some(known) = fleet.checkpoint(&digest) else {
-        return Err(unreachable(&format!("no worker with model {model} can be reached")));
+        let on_trial = if digest.as_str() == alias.digest { "" } else { "the checkpoint on trial of " };
+        return Err(unreachable(&format!("no worker with {on_trial}model {model} can be reached")));
     };
     compares(model, &known.card, require.as_ref())?;
     let part = part(alias, terms, &digest);
     Ok(Pin { model: model.clone(), digest, epoch: alias.epoch, card: Arc::clone(&known.card), part })
 }
 
-/// The checkpoint on trial, for a caller that tries it. One that insists on what it is not, and everybody where no
-/// worker has it any more, is answered as if there were no trial.
+/// The checkpoint on trial, for a caller that tries it. One that insists on what it is not is answered as if there were
+/// no trial.
+///
+/// Whether a worker has it makes no difference: a caller that was answered by it, here or at another gateway, is not
+/// answered by the old one under the same epoch. It waits for a worker, or for the leader to end the trial.
 fn canary(fleet: &Fleet, alias: &Alias, terms: &Terms, key: &str) -> Option<Digest> {
     let canary = alias.canary.as_ref().filter(|canary| canary::takes(canary, key))?;
     let digest = Digest::from(canary.digest.as_str());
-    let known = fleet.checkpoint(&digest).filter(|known| !known.ready.is_empty())?;
     meets(&terms.model, &digest, terms.require.as_ref()).ok()?;
-    compares(&terms.model, &known.card, terms.require.as_ref()).ok()?;
+    if let Some(known) = fleet.checkpoint(&digest) {
+        compares(&terms.model, &known.card, terms.require.as_ref()).ok()?;
+    }
     Some(digest)
+}
+
+/// Whether the caller who is told from others by `key` is answered by a checkpoint on trial.
+#[must_use]
+pub fn is_tried(fleet: &Fleet, terms: &Terms, key: &str) -> bool {
+    let tried = |alias| canary(fleet, alias, terms, key).is_some();
+    terms.digest.is_none() && fleet.alias(&terms.model).is_some_and(tried)
 }
 
 /// What a call on `digest` is to a trial. Who named the checkpoint is part of none.
@@ -341,8 +353,35 @@ mod tests {
         check(&fleet, &requiring(Require::Digest(Digest::from("d"))), "d");
         check(&fleet, &space("space of m"), "d");
         check(&fleet, &space("new"), "e");
-        check(&on_trial(1000, 0), &terms("m"), "d");
         assert_eq!(resolve(&fleet, &at("m", "e"), "caller 31").unwrap().part, None);
+        // Nor where nobody has it any more.
+        let fleet = on_trial(1000, 0);
+        check(&fleet, &at("m", "d"), "d");
+        check(&fleet, &requiring(Require::Digest(Digest::from("d"))), "d");
+    }
+
+    #[tokio::test]
+    async fn who_tries_it_is_not_answered_by_the_old_one_where_no_worker_has_it() {
+        let (lost, key) = (on_trial(10, 0), "caller 31");
+        let refused = resolve(&lost, &terms("m"), key).unwrap_err();
+        assert!(refused.to_string().contains("the checkpoint on trial of model m"), "{refused}");
+        assert_eq!(Status::from(refused).code(), Code::Unavailable);
+        assert_eq!(resolve(&lost, &terms("m"), "caller 0").unwrap().digest.as_str(), "d");
+        assert!(is_tried(&lost, &terms("m"), key) && !is_tried(&lost, &at("m", "d"), key));
+        assert!(!is_tried(&lost, &terms("m"), "caller 0") && !is_tried(&fleet(), &terms("m"), key));
+        // A call that is on it waits for the end of the trial, and then starts again.
+        let pin = resolve(&on_trial(10, 1), &terms("m"), key).unwrap();
+        assert!(!is_overtaken(&lost, &terms("m"), key, &pin));
+        assert!(is_overtaken(&fleet(), &terms("m"), key, &pin));
+    }
+
+    #[tokio::test]
+    async fn one_whose_worker_is_silent_is_still_what_its_callers_try() {
+        let aliases = on_trial(1000, 0).aliases().unwrap().clone();
+        let silent = member("w1", Standing::Unreachable, vec![ready("m", "e")]);
+        let serving = member("w0", Standing::Serving, vec![ready("m", "d")]);
+        let fleet = Fleet::new(Some(&aliases), vec![serving, silent]);
+        assert_eq!(resolve(&fleet, &terms("m"), "anybody").unwrap().digest.as_str(), "e");
     }
 
     #[tokio::test]

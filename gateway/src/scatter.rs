@@ -18,7 +18,7 @@ use crate::error::CallError;
 use crate::hedge;
 use crate::link::Link;
 use crate::pinning;
-use crate::resolve::{self, Pin};
+use crate::resolve::{self, Part, Pin, Side};
 use crate::retry::{Elsewhere, Failure, Patience, Tries};
 use crate::split::{self, Piece};
 use crate::wire::Class;
@@ -131,7 +131,7 @@ impl Dispatcher {
     ) -> Result<Arc<Link>, CallError> {
         let &Call { work: _, pin, caller, costs: _ } = call;
         let mut fleet = self.fleet.clone();
-        let patient_until = patient_until(caller, tries);
+        let patient_until = patient_until(pin, caller, tries);
         loop {
             let choice = choice::choose(fleet.borrow_and_update().ready(&pin.digest), avoided, tokens, share);
             let until = match choice {
@@ -157,9 +157,14 @@ impl Dispatcher {
     }
 }
 
-/// Until when a shard waits where nobody can be reached. A stream waits as long as its deadline has it.
-fn patient_until(caller: &Caller, tries: &Tries) -> Instant {
-    let patience = if tries.fresh() { FIRST_PATIENCE } else { PATIENCE };
+/// Until when a shard waits where nobody can be reached: on a checkpoint on trial, until the trial can have been ended. A
+/// stream waits as long as its deadline has it.
+fn patient_until(pin: &Pin, caller: &Caller, tries: &Tries) -> Instant {
+    let patience = match &pin.part {
+        Some(Part { side: Side::New, .. }) => pinning::TRIAL_PATIENCE,
+        Some(Part { side: Side::Old(_), .. }) | None if tries.fresh() => FIRST_PATIENCE,
+        Some(Part { side: Side::Old(_), .. }) | None => PATIENCE,
+    };
     match caller.patience {
         Patience::Refuse => caller.due.min(Instant::now() + patience),
         Patience::Wait => caller.due,

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use cluster::{Canary, View};
 use proto::v1;
+use tokio::time;
 use tokio_stream::StreamExt as _;
 use tonic::{Code, Request};
 
-use crate::support::gateway::view;
+use crate::support::gateway::{serving, view};
+use crate::support::keys::{Key, KeyFile};
 use crate::support::{FakeWorker, Gateway, assert_vectors, digest, embed, field, texts};
 
 fn worker() -> FakeWorker {
@@ -18,8 +20,8 @@ fn worker() -> FakeWorker {
 }
 
 /// `mini` means `a`, and so many of a thousand callers try `b`.
-fn on_trial(worker: &FakeWorker, per_mille: u32) -> View {
-    let mut view = view(&[worker], 'a', 2);
+fn on_trial(workers: &[&FakeWorker], per_mille: u32) -> View {
+    let mut view = view(workers, 'a', 2);
     let alias = view.aliases.get_mut("mini").unwrap();
     alias.swap_id = Some("swap".into());
     alias.canary = Some(Canary { digest: digest('b'), per_mille, salt: "salt".into() });
@@ -28,7 +30,7 @@ fn on_trial(worker: &FakeWorker, per_mille: u32) -> View {
 
 async fn begin(worker: &FakeWorker, per_mille: u32) -> Gateway {
     let gateway = Gateway::start(&[worker]).await;
-    gateway.views.send_replace(Arc::new(on_trial(worker, per_mille)));
+    gateway.views.send_replace(Arc::new(on_trial(&[worker], per_mille)));
     gateway.until(|fleet| fleet.aliases().is_some_and(|aliases| aliases["mini"].epoch == 2)).await;
     gateway
 }
@@ -70,6 +72,79 @@ async fn each_caller_is_answered_by_one_of_them() {
     assert_eq!((trial.swap_id.as_str(), trial.sample.old.calls), ("swap", 5 * (40 - tried)));
     assert_eq!((trial.sample.old.errors, trial.sample.new.errors), (0, 0));
     assert!(trial.sample.new.latency.quantile(0.99).is_some());
+    gateway.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_key_is_one_caller_whatever_it_says_of_itself() {
+    let worker = worker();
+    let names = ["search", "web", "app", "batch", "lab", "jobs", "ops", "ci"];
+    let keys = names.map(|name| Key::new(name, r#"rights = ["embed"]"#));
+    let guard = KeyFile::of(&keys.each_ref()).guard();
+    let gateway = Gateway::guarded(on_trial(&[&worker], 500), serving(), guard).await;
+    gateway.until(|fleet| fleet.ready(&digest('b').as_str().into()).len() == 1).await;
+    let mut embeddings = gateway.embeddings().await;
+    let mut all = BTreeSet::new();
+    for (key, name) in keys.iter().zip(names) {
+        let mut found = BTreeSet::new();
+        for caller in (0..10).map(|i| format!("caller {i}")) {
+            let mut request = key.sign(embed(texts(1, 3)));
+            request.metadata_mut().insert("beige-caller", caller.parse().unwrap());
+            let answer = embeddings.embed(request).await.unwrap().into_inner();
+            found.insert(answer.provenance.unwrap().digest);
+        }
+        assert_eq!(found.len(), 1, "{name} was answered by {found:?}");
+        all.extend(found);
+    }
+    assert_eq!(all, [digest('a'), digest('b')].into(), "some keys try it, others do not");
+    gateway.end().await.unwrap();
+}
+
+/// A gateway with a worker that has `a`, and perhaps one that has `b`; all callers try `b`.
+async fn begin_apart(old: &FakeWorker, new: Option<&FakeWorker>) -> Gateway {
+    let workers: Vec<_> = std::iter::once(old).chain(new).collect();
+    let gateway = Gateway::begin(on_trial(&workers, 1000), serving()).await;
+    let ready = |fleet: &gateway::fleet::Fleet, digit| fleet.ready(&digest(digit).as_str().into()).len();
+    gateway.until(|fleet| (ready(fleet, 'a'), ready(fleet, 'b')) == (1, usize::from(new.is_some()))).await;
+    gateway
+}
+
+#[tokio::test]
+async fn who_tries_one_whose_worker_is_lost_is_never_answered_by_the_old_one_meanwhile() {
+    let old = FakeWorker::start("w1", &[("mini", &digest('a'))]);
+    let mut new = FakeWorker::start("w2", &[("mini", &digest('b'))]);
+    let gateway = begin_apart(&old, Some(&new)).await;
+    let mut embeddings = gateway.embeddings().await;
+    let answer = embeddings.embed(embed(texts(2, 3))).await.unwrap().into_inner();
+    assert_vectors(&answer, &digest('b'), &texts(2, 3));
+
+    new.kill();
+    gateway.until(|fleet| fleet.ready(&digest('b').as_str().into()).is_empty()).await;
+    let mut hurried = Request::new(embed(texts(2, 3)));
+    hurried.set_timeout(Duration::from_millis(300));
+    embeddings.embed(hurried).await.expect_err("nobody has what it tries");
+    // It comes back, later than a plain call would have waited for it.
+    let mut waiting = embeddings.clone();
+    let (answer, ()) = tokio::join!(waiting.embed(embed(texts(2, 3))), async {
+        time::sleep(Duration::from_millis(2_500)).await;
+        new.revive();
+    });
+    assert_vectors(answer.unwrap().get_ref(), &digest('b'), &texts(2, 3));
+    gateway.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn who_tries_one_that_nobody_has_is_answered_by_the_old_one_when_the_trial_ends() {
+    let old = FakeWorker::start("w1", &[("mini", &digest('a'))]);
+    let gateway = begin_apart(&old, None).await;
+    let mut embeddings = gateway.embeddings().await;
+    let (answer, ()) = tokio::join!(embeddings.embed(embed(texts(2, 3))), async {
+        time::sleep(Duration::from_millis(1_500)).await;
+        gateway.views.send_replace(Arc::new(view(&[&old], 'a', 3)));
+    });
+    let answer = answer.unwrap().into_inner();
+    assert_vectors(&answer, &digest('a'), &texts(2, 3));
+    assert_eq!(answer.provenance.unwrap().epoch, 3);
     gateway.end().await.unwrap();
 }
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use proto::v1::{CanaryPlan, SwapPlan, SwapState};
-use tests::history::{Digest, Note, Record};
+use proto::v1::{CanaryPlan, SwapPlan, SwapState, WorkerState};
+use tests::history::{Call, Digest, Flaw, Note, Record, flaws};
 use tests::{Stage, is_decided};
 
 use crate::support::{MODEL, SLOW, plan, stage};
@@ -81,4 +81,35 @@ async fn a_canary_that_is_too_slow_is_taken_back() {
     stage.tell(&swap).await;
     stage.calls(100).await;
     stage.flawless().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_canary_whose_last_worker_dies_is_taken_back_and_no_caller_is_split() {
+    let mut stage = stage(plan(1)).await;
+    // One that has no room for what it would download: it goes on with the old checkpoint.
+    stage.cluster.add_worker(&["--cache-bytes", "1"]).await;
+    stage.cluster.wait_for(2, WorkerState::Serving).await;
+    // Nobody would wait for the end of this.
+    let canary = CanaryPlan {
+        per_mille: 500,
+        hold_seconds: Some(3_600),
+        max_p99_ratio: Some(1000.0),
+        ..CanaryPlan::default()
+    };
+    let plan = SwapPlan { min_ready: Some(1), canary: Some(canary), ..SwapPlan::default() };
+    let epoch = begin(&mut stage, 1, plan).await;
+    stage.calls(200).await;
+    stage.cluster.workers[0].kill().await;
+    let swap = stage.until(|swap| is_decided(swap.state())).await;
+    assert_eq!(swap.state(), SwapState::RolledBack, "{swap:#?}");
+    assert!(swap.reason.contains("no worker is ready"), "{swap:#?}");
+    stage.tell(&swap).await;
+    stage.calls(200).await;
+    let both = stage.digests[..2].iter().cloned().collect();
+    let record = stage.callers.finish().await;
+    assert_eq!(answered(&record, epoch), both);
+    // A stream that was answered by what is lost now cannot be answered by anything else. All others noticed nothing.
+    let mut flaws = flaws(&record);
+    flaws.retain(|flaw| !matches!(flaw, Flaw::Failed(entry) if matches!(entry.call, Call::Item(_))));
+    assert_eq!(flaws, []);
 }
