@@ -247,6 +247,24 @@ async fn workers_that_cannot_are_told_of_and_nothing_moves() {
 }
 
 #[tokio::test]
+async fn a_worker_that_says_nothing_until_the_deadline_is_told_of() {
+    let (_cluster, workers, gateway) = start().await;
+    let new = published(&gateway, "vanilla").await;
+    workers[1].set(|mood| mood.loads = Loads::Later);
+    let plan = v1::SwapPlan { deadline_seconds: Some(2), ..new_space() };
+    promote(&gateway, &new, plan).await.unwrap();
+    let steps = watched(&gateway).await;
+    let last = steps.last().unwrap();
+    assert_eq!((last.state(), last.epoch), (v1::SwapState::Aborted, 0));
+    assert!(last.reason.ends_with("of 2 workers were ready in time"), "{}", last.reason);
+    let told = last.workers.iter().find(|worker| worker.worker == "w2").unwrap();
+    assert_eq!((told.stage(), told.reason.as_str()), (v1::Stage::Failed, "timeout"), "{last:#?}");
+    let answer = gateway.embeddings().await.embed(embed(texts(3, 3))).await.unwrap().into_inner();
+    assert_vectors(&answer, &digest('a'), &texts(3, 3));
+    gateway.end().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_watch_shows_how_far_each_worker_is_and_follows_if_asked() {
     let (_cluster, workers, gateway) = start().await;
     let new = published(&gateway, "vanilla").await;
