@@ -250,6 +250,32 @@ impl Collective for Threaded {
     }
 }
 
+#[test]
+fn gradients_are_summed_whatever_their_size_and_layout() {
+    let meeting = Arc::new(Meeting { barrier: Barrier::new(3), left: Mutex::new([None, None, None]) });
+    let given = |rank: i64| {
+        let count = |n: i64| Tensor::arange(n, (Kind::Float, tch::Device::Cpu)) + rank * 1_000;
+        // Large, small, large and not contiguous, small, large.
+        let turned = count(300 * 250).view([300, 250]).transpose(0, 1);
+        [count(70_000), count(3), turned, count(1), count(1 << 16).view([256, 256])]
+    };
+    let ranks = (0..3).map(|rank| {
+        let world = Threaded { rank: usize::try_from(rank).unwrap(), meeting: Arc::clone(&meeting) };
+        let summed = move || {
+            let gradients = given(rank).map(|gradient| ("", gradient));
+            sum_gradients(&world, &gradients).unwrap();
+            gradients.map(|(_, gradient)| gradient)
+        };
+        Builder::new().spawn(summed).unwrap()
+    });
+    let ranks: Vec<_> = ranks.collect();
+    for rank in ranks {
+        for (found, first) in rank.join().unwrap().iter().zip(given(0)) {
+            assert_eq!(*found, first * 3 + 3_000);
+        }
+    }
+}
+
 /// Gradients of three ranks, each on its own batch.
 fn on_three_ranks(
     objective: impl Fn() -> Objective + Copy + Send + 'static,

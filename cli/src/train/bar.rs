@@ -52,3 +52,26 @@ pub(super) fn numbers(job: &Job) -> String {
         last.loss, last.learning_rate, last.grad_norm, job.tokens_per_second
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use indicatif::ProgressDrawTarget;
+    use proto::v1::{JobState, JobStep};
+
+    use super::*;
+
+    #[test]
+    fn a_bar_shows_steps_and_numbers() {
+        let mut bar = Bar::new();
+        bar.bar.set_draw_target(ProgressDrawTarget::hidden());
+        let mut job = Job { steps: 10, ..Job::default() };
+        job.set_state(JobState::Running);
+        bar.update(&job);
+        assert_eq!((bar.bar.position(), bar.bar.length(), bar.bar.message().as_str()), (0, Some(10), ""));
+        job.last = Some(JobStep { step: 4, loss: 0.5, learning_rate: 0.001, grad_norm: 2.0 });
+        (job.tokens_per_second, job.seconds_left) = (1234.4, 300.0);
+        bar.update(&job);
+        assert_eq!((bar.bar.position(), bar.bar.prefix().as_str()), (4, "running"));
+        assert_eq!(bar.bar.message(), "loss 0.5000  lr 1.00e-3  grad norm 2.000  1234 tokens/s  5 min left");
+    }
+}
