@@ -35,7 +35,8 @@ pub(super) struct PlanArgs {
     /// Roll back where the canary's share of failed calls exceeds the others' by more [default: 0.01]
     #[arg(long, value_name = "SHARE", requires = "canary", value_parser = not_negative)]
     max_error_excess: Option<f64>,
-    /// Roll back where the canary's p99 latency exceeds the others' so many times [default: 1.5]
+    /// Roll back where the canary's p99 latency exceeds the others' so many times [default: 1.5; not with
+    /// --canary 100]
     #[arg(long, value_name = "RATIO", requires = "canary", value_parser = not_negative)]
     max_p99_ratio: Option<f64>,
     /// Per cent of the calls whose copies the new checkpoint answers too, silently, to compare

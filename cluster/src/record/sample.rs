@@ -73,6 +73,16 @@ impl Side {
         if self.calls == 0 { 0.0 } else { to_f64(self.errors) / to_f64(self.calls) }
     }
 
+    /// What was counted after `earlier` was.
+    pub(crate) fn since(&self, earlier: &Self) -> Self {
+        let Self { calls, errors, latency } = earlier;
+        Self {
+            calls: self.calls.saturating_sub(*calls),
+            errors: self.errors.saturating_sub(*errors),
+            latency: self.latency.since(latency),
+        }
+    }
+
     fn merge(&mut self, other: &Self) {
         let Self { calls, errors, latency } = other;
         self.calls += calls;
@@ -128,6 +138,14 @@ impl Histogram {
             to_f64(below) >= rank
         });
         bucket.map(|(&bucket, _)| ((f64::from(bucket) + 0.5) / BUCKETS_PER_OCTAVE).exp2())
+    }
+
+    fn since(&self, earlier: &Self) -> Self {
+        let left = |(bucket, count): (&i16, &u64)| {
+            let before = earlier.counts.get(bucket).copied().unwrap_or_default();
+            Some((*bucket, count.checked_sub(before).filter(|count| *count > 0)?))
+        };
+        Self { counts: self.counts.iter().filter_map(left).collect() }
     }
 
     fn merge(&mut self, other: &Self) {
@@ -255,7 +273,8 @@ mod tests {
             };
             let mut merged = sample(&numbers);
             merged.merge(&sample(&others));
-            prop_assert_eq!(merged, sample(&[numbers, others].concat()));
+            prop_assert_eq!(&merged, &sample(&[numbers.clone(), others.clone()].concat()));
+            prop_assert_eq!(merged.old.since(&sample(&numbers).old), sample(&others).old, "and it can be undone");
         }
     }
 }

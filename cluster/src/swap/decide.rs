@@ -182,7 +182,7 @@ impl<'v> Case<'v, '_> {
             return end("no worker is ready with the new checkpoint any more");
         }
         let since = swap.trial_since_unix_ms.unwrap_or(swap.requested_unix_ms);
-        match judge(swap, &sample, (since, self.now.unix_ms)) {
+        match judge(swap, &sample, &self.memory.lately(self.model()), (since, self.now.unix_ms)) {
             Verdict::GoOn => None,
             Verdict::Against(fault) => end(&fault.to_string()),
             Verdict::For => {

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::lately::{Lately, window};
 use crate::name::GatewayId;
-use crate::record::{Sample, TrialSample};
+use crate::record::{Sample, SwapState, TrialSample};
 use crate::view::View;
 
 /// A time, by two clocks.
@@ -26,12 +27,15 @@ pub(crate) struct Memory {
     vanished: Duration,
     /// What gateways have seen of the trials under way, by model: of those that are gone, what they said last.
     samples: BTreeMap<String, BTreeMap<GatewayId, TrialSample>>,
+    /// The last calls of the trials under way, by model, each with its swap.
+    lately: BTreeMap<String, (String, Lately)>,
 }
 
 impl Memory {
     /// Nothing, as of the election.
     pub(crate) fn elected(now: Moment) -> Self {
-        Self { gateways: BTreeSet::new(), vanished: now.uptime, samples: BTreeMap::new() }
+        let (samples, lately) = (BTreeMap::new(), BTreeMap::new());
+        Self { gateways: BTreeSet::new(), vanished: now.uptime, samples, lately }
     }
 
     /// Takes in what `view` says.
@@ -50,6 +54,21 @@ impl Memory {
             samples.retain(|_, sample| Some(&sample.swap_id) == current);
             !samples.is_empty()
         });
+        self.observe_trials(view);
+    }
+
+    fn observe_trials(&mut self, view: &View) {
+        let mut lately = std::mem::take(&mut self.lately);
+        lately.retain(|model, (of, _)| view.swaps.get(model).is_some_and(|swap| swap.swap_id == *of));
+        for (model, swap) in &view.swaps {
+            let trial = swap.plan.canary.as_ref().filter(|_| swap.state == SwapState::Trial);
+            if let Some(plan) = trial {
+                let begin = || (swap.swap_id.clone(), Lately::default());
+                let (_, lately) = lately.entry(model.clone()).or_insert_with(begin);
+                lately.observe(&self.sample(model), window(plan));
+            }
+        }
+        self.lately = lately;
     }
 
     /// For how long no gateway has vanished, as far as is known.
@@ -65,12 +84,18 @@ impl Memory {
         }
         sum
     }
+
+    /// Of that, what the last calls by the canary's callers have shown, and the others' meanwhile.
+    pub(crate) fn lately(&self, model: &str) -> Sample {
+        let sum = self.sample(model);
+        self.lately.get(model).map(|(_, lately)| lately.of(&sum)).unwrap_or_default()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{Gateway, Swap, SwapPlan};
+    use crate::record::{CanaryPlan, Gateway, Swap, SwapPlan};
 
     fn at(seconds: u64) -> Moment {
         Moment { unix_ms: 0, uptime: Duration::from_secs(seconds) }
@@ -112,5 +137,24 @@ mod tests {
         assert_eq!(memory.sample("m").new.calls, 7);
         memory.observe(&view(&[("g", 5)], "another"), at(3));
         assert_eq!(memory.sample("m").new.calls, 0);
+    }
+
+    #[test]
+    fn the_last_calls_of_a_trial_are_told_from_all_of_them() {
+        let on_trial = |calls, swap_id| {
+            let mut view = view(&[("g", calls)], swap_id);
+            let swap = view.swaps.get_mut("m").unwrap();
+            (swap.state, swap.plan.canary) = (SwapState::Trial, Some(CanaryPlan::of(50)));
+            view
+        };
+        let mut memory = Memory::elected(at(0));
+        let mut look = |view: &View| {
+            memory.observe(view, at(1));
+            (memory.sample("m").new.calls, memory.lately("m").new.calls)
+        };
+        assert_eq!(look(&on_trial(0, "s")), (0, 0));
+        assert_eq!(look(&on_trial(400, "s")), (400, 400));
+        assert_eq!(look(&on_trial(900, "s")), (900, 500));
+        assert_eq!(look(&on_trial(900, "another")), (0, 0));
     }
 }

@@ -28,6 +28,7 @@ mod alias;
 mod decide;
 mod election;
 mod helm;
+mod lately;
 mod memory;
 mod moves;
 mod prepare;

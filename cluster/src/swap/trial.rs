@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::record::{CanaryPlan, Sample, Swap};
+use crate::record::{CanaryPlan, Sample, Side, Swap};
 
 /// What follows from a trial so far.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,37 +19,60 @@ pub(super) enum Verdict {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Fault {
     /// Too many of its calls fail: its share, and the old one's.
-    Errors { new: f64, old: f64 },
+    Errors { calls: Calls, new: f64, old: f64 },
     /// Its slow calls are too slow: the latency in milliseconds that this share of each one's calls keeps below.
-    Slow { share: f64, new: f64, old: f64 },
+    Slow { calls: Calls, share: f64, new: f64, old: f64 },
 }
 
-/// A percentile that fewer calls exceed is the chance of a few.
-const EXCEEDING: f64 = 5.0;
+/// Of which calls something is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Calls {
+    /// Of all in the trial.
+    All,
+    /// Of so many on the new checkpoint, the last ones, and those on the old one meanwhile.
+    Last(u64),
+}
+
+/// A percentile that fewer calls exceed is the chance of a few; and so are fewer failures, looked for again and again.
+const FEW: u64 = 5;
+/// All callers, in thousandths.
+const ALL: u32 = 1000;
+
+impl fmt::Display for Calls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => write!(f, "the calls"),
+            Self::Last(calls) => write!(f, "the last {calls} calls"),
+        }
+    }
+}
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Errors { new, old } => write!(
+            Self::Errors { calls, new, old } => write!(
                 f,
-                "{:.2} % of the calls on the new checkpoint failed, and {:.2} % of those on the old one",
+                "{:.2} % of {calls} on the new checkpoint failed, and {:.2} % of those on the old one",
                 new * 100.0,
                 old * 100.0
             ),
-            Self::Slow { share, new, old } => write!(
+            Self::Slow { calls, share, new, old } => write!(
                 f,
-                "{:.0} % of the calls took less than {new:.1} ms on the new checkpoint, and less than {old:.1} ms on the old one",
+                "{:.0} % of {calls} took less than {new:.1} ms on the new checkpoint, and less than {old:.1} ms on the old one",
                 share * 100.0
             ),
         }
     }
 }
 
-/// Judges the trial of `swap`, which began at `since`, at `now` (both milliseconds since 1970).
+/// Judges the trial of `swap`, which began at `since`, at `now` (both milliseconds since 1970), by all calls of its
+/// `sample` and by those of `lately`.
 ///
-/// A canary is judged once it has its calls, and not before; at the deadline with whatever calls there were. Shadowed
-/// calls are for people to look at: copies that are dropped for want of room say nothing about a checkpoint.
-pub(super) fn judge(swap: &Swap, sample: &Sample, (since, now): (u64, u64)) -> Verdict {
+/// A canary is judged once it has its calls, and not before; at the deadline with whatever calls there were. For it
+/// speaks nothing before the others have as many, for its latency is compared with theirs; where all callers are on it,
+/// there is nothing to compare. Shadowed calls are for people to look at: copies that are dropped for want of room say
+/// nothing about a checkpoint.
+pub(super) fn judge(swap: &Swap, sample: &Sample, lately: &Sample, (since, now): (u64, u64)) -> Verdict {
     let hold_ms = swap.plan.canary.as_ref().map_or(swap.plan.shadow_ms, |canary| canary.hold_ms);
     let held = now >= since.saturating_add(hold_ms);
     if swap.commit_requested {
@@ -61,41 +84,58 @@ pub(super) fn judge(swap: &Swap, sample: &Sample, (since, now): (u64, u64)) -> V
     if !has_its_calls {
         return Verdict::GoOn;
     }
-    match fault(plan, sample) {
+    let is_compared = plan.per_mille >= ALL || sample.old.calls >= plan.min_calls || is_last_moment;
+    let fault = too_many_fail(plan, Calls::All, (&sample.old, &sample.new))
+        .or_else(|| too_slow(plan, Calls::All, (&sample.old, &sample.new)))
+        .or_else(|| fault_lately(plan, sample, lately));
+    match fault {
         Some(fault) => Verdict::Against(fault),
-        None if held => Verdict::For,
+        None if held && is_compared => Verdict::For,
         None => Verdict::GoOn,
     }
 }
 
-fn fault(plan: &CanaryPlan, sample: &Sample) -> Option<Fault> {
-    let Sample { old, new, shadow: _ } = sample;
-    let (new_rate, old_rate) = (new.error_rate(), old.error_rate());
-    if new_rate - old_rate > plan.max_error_excess {
-        return Some(Fault::Errors { new: new_rate, old: old_rate });
-    }
-    // A percentile of a handful of calls is the slowest of them, which is chance.
-    let calls = new.calls.min(old.calls);
-    if calls < plan.min_calls {
+/// What speaks against it in its last calls: compared with the others meanwhile, or with all of the others' where those
+/// are too few.
+fn fault_lately(plan: &CanaryPlan, sample: &Sample, lately: &Sample) -> Option<Fault> {
+    let new = &lately.new;
+    let old = if lately.old.calls < plan.min_calls { &sample.old } else { &lately.old };
+    if new.calls < plan.min_calls {
         return None;
     }
-    let share = compared(calls)?;
+    let calls = Calls::Last(new.calls);
+    let fail = if new.errors < FEW { None } else { too_many_fail(plan, calls, (old, new)) };
+    fail.or_else(|| too_slow(plan, calls, (old, new)))
+}
+
+fn too_many_fail(plan: &CanaryPlan, calls: Calls, (old, new): (&Side, &Side)) -> Option<Fault> {
+    let (new, old) = (new.error_rate(), old.error_rate());
+    (new - old > plan.max_error_excess).then_some(Fault::Errors { calls, new, old })
+}
+
+fn too_slow(plan: &CanaryPlan, calls: Calls, (old, new): (&Side, &Side)) -> Option<Fault> {
+    // A percentile of a handful of calls is the slowest of them, which is chance.
+    let fewer = new.calls.min(old.calls);
+    if fewer < plan.min_calls {
+        return None;
+    }
+    let share = compared(fewer)?;
     let (new, old) = (new.latency.quantile(share)?, old.latency.quantile(share)?);
-    (new > old * plan.max_p99_ratio).then_some(Fault::Slow { share, new, old })
+    (new > old * plan.max_p99_ratio).then_some(Fault::Slow { calls, share, new, old })
 }
 
 /// Which share of so many calls keeps below the latency that is compared: 99 %, or fewer where that would leave less than
 /// five calls above it; none where that is less than half.
 #[allow(clippy::cast_precision_loss, reason = "rounded up to 99 %")]
 fn compared(calls: u64) -> Option<f64> {
-    let share = (1.0 - EXCEEDING / calls.max(1) as f64).min(0.99);
+    let share = (1.0 - FEW as f64 / calls.max(1) as f64).min(0.99);
     (share >= 0.5).then_some(share)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{Side, SwapPlan};
+    use crate::record::SwapPlan;
 
     const SINCE: u64 = 1_000;
 
@@ -114,9 +154,16 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(swap: &Swap, (old, new): (Side, Side), after_ms: u64, expected: &str) {
-        let sample = Sample { old, new, ..Sample::default() };
-        let found = match judge(swap, &sample, (SINCE, SINCE + after_ms)) {
+    fn check(swap: &Swap, all: (Side, Side), after_ms: u64, expected: &str) {
+        check_lately(swap, (all, Default::default()), after_ms, expected);
+    }
+
+    /// Each pair is of the old side and the new one.
+    #[track_caller]
+    fn check_lately(swap: &Swap, of: ((Side, Side), (Side, Side)), after_ms: u64, expected: &str) {
+        let sample = |(old, new)| Sample { old, new, ..Sample::default() };
+        let (all, lately) = (sample(of.0), sample(of.1));
+        let found = match judge(swap, &all, &lately, (SINCE, SINCE + after_ms)) {
             Verdict::GoOn => "go on",
             Verdict::For => "for",
             Verdict::Against(Fault::Errors { .. }) => "errors",
@@ -141,8 +188,37 @@ mod tests {
 
     #[test]
     fn latencies_are_not_compared_with_a_handful_of_calls() {
-        check(&swap(), (side(9, 10.0, 0), side(10, 20.0, 0)), 300, "for");
-        check(&swap(), (side(0, 10.0, 0), side(1_000, 20.0, 0)), 300, "for");
+        check(&swap(), (side(9, 10.0, 0), side(10, 20.0, 0)), 300, "go on");
+        check(&swap(), (side(0, 10.0, 0), side(1_000, 20.0, 0)), 300, "go on");
+        check(&swap(), (side(10, 10.0, 0), side(1_000, 20.0, 0)), 300, "slow");
+        check(&swap(), (side(9, 10.0, 0), side(10, 20.0, 0)), 10_000, "for");
+    }
+
+    #[test]
+    fn where_all_callers_are_on_it_there_is_no_latency_to_compare() {
+        let mut all = swap();
+        all.plan.canary = Some(CanaryPlan { hold_ms: 300, min_calls: 10, ..CanaryPlan::of(1000) });
+        check(&all, (side(0, 10.0, 0), side(1_000, 20.0, 0)), 299, "go on");
+        check(&all, (side(0, 10.0, 0), side(1_000, 20.0, 0)), 300, "for");
+        check(&all, (side(0, 10.0, 0), side(1_000, 20.0, 11)), 1, "errors");
+    }
+
+    #[test]
+    fn a_canary_that_did_well_for_long_is_ended_as_soon_as_it_does_badly() {
+        let good = || (side(90_000, 10.0, 0), side(10_000, 10.0, 0));
+        let check = |old, new, expected| check_lately(&swap(), (good(), (old, new)), 1, expected);
+        check(side(4_500, 10.0, 0), side(500, 10.0, 5), "go on");
+        check(side(4_500, 10.0, 0), side(500, 10.0, 6), "errors");
+        check(side(4_500, 10.0, 45), side(500, 10.0, 6), "go on");
+        check(side(4_500, 10.0, 0), side(500, 20.0, 0), "slow");
+        check(side(4_500, 20.0, 0), side(500, 20.0, 0), "go on");
+        // What the others did before counts where they have no calls meanwhile.
+        check(side(0, 10.0, 0), side(500, 20.0, 0), "slow");
+        check(side(0, 10.0, 0), side(500, 10.0, 6), "errors");
+        // A few are chance, and too few are not looked at.
+        check(side(90, 10.0, 0), side(10, 10.0, 4), "go on");
+        check(side(90, 10.0, 0), side(10, 10.0, 5), "errors");
+        check(side(90, 10.0, 0), side(9, 10.0, 9), "go on");
     }
 
     #[test]
@@ -190,15 +266,15 @@ mod tests {
 
     #[test]
     fn what_speaks_against_it_is_said_in_a_sentence() {
-        let said = Fault::Errors { new: 0.125, old: 0.0 }.to_string();
+        let said = Fault::Errors { calls: Calls::All, new: 0.125, old: 0.0 }.to_string();
         assert_eq!(
             said,
             "12.50 % of the calls on the new checkpoint failed, and 0.00 % of those on the old one"
         );
-        let said = Fault::Slow { share: 0.9, new: 12.0, old: 3.25 }.to_string();
+        let said = Fault::Slow { calls: Calls::Last(500), share: 0.9, new: 12.0, old: 3.25 }.to_string();
         assert_eq!(
             said,
-            "90 % of the calls took less than 12.0 ms on the new checkpoint, and less than 3.2 ms on the old one"
+            "90 % of the last 500 calls took less than 12.0 ms on the new checkpoint, and less than 3.2 ms on the old one"
         );
     }
 }

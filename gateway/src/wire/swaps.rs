@@ -384,6 +384,10 @@ fn canary(field: &str, wire: v1::CanaryPlan) -> Result<CanaryPlan, InvalidReques
         }
         given => Ok(given.unwrap_or(usual)),
     };
+    if usual.per_mille == ALL && max_p99_ratio.is_some() {
+        let why = "with a per_mille of 1000 no caller is left whose latency it could be compared with";
+        return Err(invalid(&named("max_p99_ratio"), Fault::Malformed(why.to_owned())));
+    }
     Ok(CanaryPlan {
         hold_ms: seconds(&named("hold_seconds"), hold_seconds)?.unwrap_or(usual.hold_ms),
         min_calls: match min_calls {

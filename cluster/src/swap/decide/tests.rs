@@ -2,7 +2,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::*;
-use crate::record::{CanaryPlan, Gateway, Nack, NackReason, Pin, SwapMode, SwapPlan};
+use crate::name::GatewayId;
+use crate::record::{CanaryPlan, Gateway, Nack, NackReason, Pin, Sample, SwapMode, SwapPlan, TrialSample};
 use crate::view::tests::{id, view};
 
 /// `m` means `d`; a swap to `e`, asked for at 0 and to be ready by 1000, is in `state`; `ready` have `e` too.
@@ -27,6 +28,10 @@ fn refused(mut view: View, workers: &[&str], reason: NackReason) -> View {
     let nacks = workers.iter().map(|text| (id(text), nack.clone())).collect();
     view.nacks.insert(("m".into(), "e".into()), nacks);
     view
+}
+
+fn at(unix_ms: u64) -> Moment {
+    Moment { unix_ms, uptime: Duration::from_millis(unix_ms) }
 }
 
 /// The moves about `view` at `unix_ms`, long after the election.
@@ -156,6 +161,29 @@ fn a_trial_comes_first_where_one_is_asked_for() {
     check(&change(trial(&[]), |swap, _| swap.commit_requested = true), 1, lost);
     let shadow = |swap: &mut Swap, _: &mut Alias| swap.plan.shadow_per_mille = 1;
     check(&change(swapping(SwapState::Trial, &["a", "b"], &[]), shadow), 1, "");
+}
+
+#[test]
+fn a_canary_that_did_well_for_long_is_taken_back_when_it_fails() {
+    let canary = |swap: &mut Swap, _: &mut Alias| swap.plan.canary = Some(CanaryPlan::of(50));
+    let view = change(swapping(SwapState::Trial, &["a", "b"], &["a", "b"]), canary);
+    let (mut memory, mut sample) = (Memory::elected(at(0)), Sample::default());
+    let mut after = |calls, failed| {
+        (0..calls).for_each(|_| sample.old.record(1.0, false));
+        (0..calls).for_each(|_| sample.new.record(1.0, failed));
+        let trial = TrialSample { swap_id: "s".into(), sample: sample.clone() };
+        let gateway = Gateway { trials: [("m".into(), trial)].into(), ..Gateway::default() };
+        let view = View { gateways: [(GatewayId::parse("g").unwrap(), gateway)].into(), ..view.clone() };
+        memory.observe(&view, at(1));
+        let moves = decide(&view, &memory, at(1), SwapSettings::default());
+        moves.into_iter().map(|(_, next)| next.what).collect::<String>()
+    };
+    for _ in 0..100 {
+        assert_eq!(after(100, false), "");
+    }
+    assert_eq!(after(4, true), "");
+    let failed = after(4, true);
+    assert!(failed.starts_with("end the trial: 1.57 % of the last 508 calls on the new"), "{failed}");
 }
 
 #[test]

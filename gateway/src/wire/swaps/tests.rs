@@ -26,7 +26,7 @@ fn a_plan_that_says_nothing_is_the_usual_one() {
 #[test]
 fn all_of_a_plan_is_taken_over() {
     let canary = v1::CanaryPlan {
-        per_mille: 1000,
+        per_mille: 999,
         hold_seconds: Some(3),
         min_calls: Some(9),
         max_error_excess: Some(0.5),
@@ -47,7 +47,7 @@ fn all_of_a_plan_is_taken_over() {
         retire_after_ms: Some(0),
         new_space: true,
         canary: Some(CanaryPlan {
-            per_mille: 1000,
+            per_mille: 999,
             hold_ms: 3_000,
             min_calls: 9,
             max_error_excess: 0.5,
@@ -85,6 +85,16 @@ fn a_plan_out_of_bounds_names_its_field() {
     check("plan.canary.max_error_excess", |plan| canary(plan).max_error_excess = Some(f64::NAN));
     check("plan.canary.max_p99_ratio", |plan| canary(plan).max_p99_ratio = Some(0.9));
     check("plan.canary.max_p99_ratio", |plan| canary(plan).max_p99_ratio = Some(f64::INFINITY));
+    check("plan.canary.max_p99_ratio", |plan| {
+        (canary(plan).per_mille, canary(plan).max_p99_ratio) = (1000, Some(1.5));
+    });
+}
+
+#[test]
+fn all_callers_may_try_it_where_no_bound_on_latency_is_wanted() {
+    let canary = Some(v1::CanaryPlan { per_mille: 1000, ..v1::CanaryPlan::default() });
+    let plan = v1::SwapPlan { canary, ..v1::SwapPlan::default() };
+    assert_eq!(promotion(promote("0", Some(plan))).unwrap().1.canary, Some(CanaryPlan::of(1000)));
 }
 
 #[test]
