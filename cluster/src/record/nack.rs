@@ -29,7 +29,7 @@ pub enum NackReason {
     Checksum,
     /// It is not a checkpoint that this release can load.
     Format,
-    /// Its vectors are not those that the publisher recorded.
+    /// Its vectors are not those that were recorded when it was published.
     Golden,
     /// It does not fit into the device's memory beside what is loaded.
     Memory,

@@ -49,7 +49,7 @@ pub enum ModelKind {
     CrossEncoder,
 }
 
-/// Inputs, and what the checkpoint made of them where it was published.
+/// Inputs, and what the checkpoint made of them, in f32, at the worker that tried it when it was published.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Golden {
     /// The inputs; for a cross-encoder each is a query and a document with a line feed between.
