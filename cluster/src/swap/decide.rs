@@ -161,7 +161,10 @@ impl<'v> Case<'v, '_> {
         let wants_trial = swap.plan.canary.is_some() || swap.plan.shadow_per_mille > 0;
         match self.standing.alias {
             Some(alias) if wants_trial && !swap.commit_requested => {
-                Move::begin_trial(alias, swap, fleet.still_ready(swap), self.now.unix_ms)
+                // As it was counted: it is lowered anew for those that die during the trial.
+                let min_ready = self.standing.swap.map_or(swap.min_ready, |swap| swap.min_ready);
+                let counted = Swap { min_ready, ..swap.clone() };
+                Move::begin_trial(alias, &counted, fleet.still_ready(swap), self.now.unix_ms)
             }
             alias => Move::commit(alias, swap, fleet, self.now.unix_ms),
         }

@@ -252,3 +252,20 @@ fn who_died_is_not_waited_for_unless_somebody_said_how_many() {
     check(&of_three(&["a"], None), 100, "");
     check(&of_three(&["a", "b"], Some(3)), 100, "");
 }
+
+#[test]
+fn what_was_counted_is_halved_once_and_not_again_by_a_trial() {
+    let two_of_three = change(swapping(SwapState::Preparing, &["a", "b"], &["a", "b"]), |swap, _| {
+        (swap.min_ready, swap.plan.canary) = (3, Some(CanaryPlan::of(50)));
+    });
+    let now = Moment { unix_ms: 100, uptime: Duration::from_secs(3_600) };
+    let mut moves = decide(&two_of_three, &Memory::elected(now), now, SwapSettings::default());
+    let tried = moves.remove(0).1.step.swap.unwrap();
+    assert_eq!((tried.state, tried.min_ready), (SwapState::Trial, 3));
+    let left = |ready: &[&str]| {
+        let hurried = Swap { commit_requested: true, ..tried.clone() };
+        change(swapping(SwapState::Trial, ready, ready), |swap, _| *swap = hurried)
+    };
+    check(&left(&["a", "b"]), 100, "committed at epoch 2, with 2 workers ready");
+    check(&left(&["a"]), 100, "");
+}
