@@ -2,7 +2,7 @@
 
 use super::laws::{Broken, legitimate};
 use super::sabotage::Rule;
-use super::world::{CALL, MODEL, World};
+use super::world::{CALL, DIGESTS, MODEL, World};
 use crate::name::GatewayId;
 use crate::record::Alias;
 
@@ -18,6 +18,8 @@ pub(super) struct Call {
     client: usize,
     pub(super) gateway: GatewayId,
     pub(super) digest: String,
+    /// Whether it asked for that checkpoint, and not for what the name means.
+    pub(super) insists: bool,
     epoch: u64,
     pub(super) since: u64,
 }
@@ -47,14 +49,22 @@ impl World {
         if !gateway.is_up || !gateway.takes_calls {
             return;
         }
+        let insists = self.random.percent(10);
+        let is_loaded = |digest: &&str| {
+            insists && gateway.view.ready.contains_key(&(MODEL.to_owned(), (*digest).to_owned()))
+        };
+        let loaded: Vec<&str> = DIGESTS.iter().copied().filter(is_loaded).collect();
+        let named = (!loaded.is_empty()).then(|| *self.random.one_of(&loaded));
         let call = Call {
             client,
             gateway: gateway.id.clone(),
-            digest: resolve(alias, client),
+            digest: named.map_or_else(|| resolve(alias, client), ToOwned::to_owned),
+            insists: named.is_some(),
             epoch: alias.epoch,
             since: self.now,
         };
-        self.tell(|| format!("client {client} calls {} for {}", call.gateway, call.digest));
+        let what = if call.insists { "insists on" } else { "is to have" };
+        self.tell(|| format!("client {client} calls {} and {what} {}", call.gateway, call.digest));
         self.calls.push(call);
     }
 
@@ -78,7 +88,12 @@ impl World {
             self.calls.swap_remove(which);
             return self.answered(&call, &other);
         }
-        self.start_again(which, worker);
+        if !call.insists {
+            self.start_again(which, worker);
+        } else if !self.workers.iter().any(|worker| worker.has(&call.digest)) {
+            self.calls.swap_remove(which);
+            self.tell(|| format!("client {} is told that {} is gone", call.client, call.digest));
+        }
         Ok(())
     }
 
@@ -101,6 +116,12 @@ impl World {
     fn answered(&mut self, call: &Call, digest: &str) -> Result<(), Broken> {
         self.tell(|| format!("client {} is answered by {digest} at epoch {}", call.client, call.epoch));
         self.tally.answers += 1;
+        if call.insists {
+            let means = self.meanings.last_key_value().map(|(_, alias)| alias.digest.as_str());
+            self.tally.insisted += u64::from(means != Some(digest));
+            let (asked, got) = (call.digest.clone(), digest.to_owned());
+            return if asked == got { Ok(()) } else { Err(Broken::NotAsked { asked, got }) };
+        }
         let client = &mut self.clients[call.client];
         if call.epoch < client.seen {
             // Another of its calls was answered at a later epoch meanwhile: it began later, or its client is not

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::world::{MODEL, World};
+use super::world::{MODEL, World, name};
 use crate::keys::Key;
+use crate::name::GatewayId;
 use crate::record::{Alias, Record, Swap, SwapMode, SwapState};
 use crate::transaction::{Transaction, Write};
 use crate::view::View;
@@ -23,6 +24,8 @@ pub(super) enum Broken {
     OtherMeaning { epoch: u64 },
     #[error("answered by {digest} at epoch {epoch}, which the name did not mean")]
     NotMeant { digest: String, epoch: u64 },
+    #[error("answered by {got}, and {asked} was insisted on")]
+    NotAsked { asked: String, got: String },
     #[error("client {client} was answered by {first} and by {then} at epoch {epoch}")]
     Split { client: usize, epoch: u64, first: String, then: String },
     #[error("a client saw epoch {seen}, then {got}")]
@@ -132,11 +135,12 @@ impl World {
     }
 
     /// Nobody who is registered has a call on what is let go, and of those who are not, nobody has one that began while
-    /// it was.
+    /// it was. A call that insists on it may come at any time, and is kept once etcd was told of it.
     fn check_unused(&self, digest: &str) -> Result<(), Broken> {
         let uses = |call: &&super::calls::Call| {
             let vanished = self.vanished.get(&call.gateway).copied();
-            call.digest == digest && vanished.is_none_or(|since| call.since <= since)
+            let counts = !call.insists || self.is_said_to_use(&call.gateway, digest);
+            call.digest == digest && counts && vanished.is_none_or(|since| call.since <= since)
         };
         match self.calls.iter().find(uses) {
             Some(call) => Err(Broken::InUse { digest: digest.to_owned(), gateway: call.gateway.to_string() }),
@@ -144,12 +148,32 @@ impl World {
         }
     }
 
+    fn is_said_to_use(&self, gateway: &GatewayId, digest: &str) -> bool {
+        let key = Key::Seen { model: name(MODEL), gateway: gateway.clone() };
+        let is_busy = |record: &Record| matches!(record, Record::Seen(seen) if seen.busy.contains(digest));
+        self.etcd.entry(&key).is_some_and(|entry| is_busy(&entry.record))
+    }
+
+    /// How many must be ready for `new` to be committed, by what was asked for and by what was counted when it was taken
+    /// up, whatever became of that since.
+    fn must_be_ready(&self, new: &Swap) -> usize {
+        let of_swap = |(id, _): &&(String, u32)| *id == new.swap_id;
+        let counted = self.counted.as_ref().filter(of_swap).map_or(0, |(_, counted)| *counted);
+        let least = match (new.plan.min_ready, new.mode) {
+            (Some(planned), _) => planned,
+            (None, SwapMode::Beside) => counted.div_ceil(2),
+            // No more can be than make room, and hold both.
+            (None, SwapMode::Waves) => 1,
+        };
+        new.min_ready.max(least).max(1) as usize
+    }
+
     fn check_swap(&mut self, before: &Before, new: &Swap) -> Result<(), Broken> {
         let old = before.swap.as_ref().filter(|old| old.swap_id == new.swap_id);
         let state = old.map(|old| old.state);
         self.tally.count(state, new);
         if new.state == SwapState::Committed && state != Some(SwapState::Committed) {
-            let (ready, wanted) = (before.ready_with(&new.to).count(), new.min_ready.max(1) as usize);
+            let (ready, wanted) = (before.ready_with(&new.to).count(), self.must_be_ready(new));
             if ready < wanted {
                 return Err(Broken::TooFewReady { digest: new.to.clone(), ready, wanted });
             }
@@ -167,6 +191,7 @@ impl World {
             self.check_stragglers(before, new)?;
         }
         if new.state == SwapState::Preparing && state == Some(SwapState::Requested) {
+            self.counted = Some((new.swap_id.clone(), new.min_ready));
             Self::check_two_at_most(before, new)?;
         }
         Ok(())

@@ -5,6 +5,8 @@
 //! gateways that answer calls from views as old as you like, and a wire that delays, loses, doubles and reorders. A
 //! schedule is what one seed makes happen; a broken law names the seed, and the schedule is told event by event.
 //!
+//! That the etcd in memory refuses what a real one refuses is held against a real one ([`real`]).
+//!
 //! `BEIGE_SIM_SEED=n` runs schedule `n` alone; `BEIGE_SIM_SCHEDULES=n` runs so many, from `BEIGE_SIM_FIRST` on. That the laws can fail is shown by
 //! breaking the rules one by one ([`Rule`](sabotage::Rule)).
 
@@ -16,6 +18,7 @@ mod gateway;
 mod laws;
 mod operator;
 mod random;
+mod real;
 mod sabotage;
 mod wire;
 mod worker;

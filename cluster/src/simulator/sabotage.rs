@@ -2,7 +2,7 @@
 
 use super::laws::Broken;
 use crate::keys::Key;
-use crate::record::{Record, SwapState};
+use crate::record::{Record, SwapMode, SwapState};
 use crate::transaction::{Fact, Transaction, Write};
 
 /// A rule, broken everywhere.
@@ -40,10 +40,12 @@ pub(super) enum Rule {
     NothingLeaves,
     /// A worker tells of an epoch, and not of the callers that a canary takes.
     CanaryIsTold,
+    /// Once a swap is taken up, it is forgotten how many workers must be ready.
+    EnoughStays,
 }
 
 impl Rule {
-    pub(super) const ALL: [Self; 16] = [
+    pub(super) const ALL: [Self; 17] = [
         Self::SeenUnchanged,
         Self::StillReady,
         Self::StillLeads,
@@ -60,13 +62,14 @@ impl Rule {
         Self::KnowsItself,
         Self::NothingLeaves,
         Self::CanaryIsTold,
+        Self::EnoughStays,
     ];
 
     /// Whether `law` is the one that this rule is there for. Another one may break as well where it is broken.
     pub(super) fn is_for(self, law: &Broken) -> bool {
         match self {
             Self::SeenUnchanged => matches!(law, Broken::EpochJumps { .. }),
-            Self::StillReady => matches!(law, Broken::TooFewReady { .. }),
+            Self::StillReady | Self::EnoughStays => matches!(law, Broken::TooFewReady { .. }),
             Self::StillLeads => matches!(law, Broken::NotTheLeader { .. }),
             Self::GatewaysQuiet | Self::Grace | Self::EpochsAreSeen | Self::BusyIsSaid => {
                 matches!(law, Broken::InUse { .. })
@@ -97,6 +100,7 @@ impl Rule {
             Self::GatewaysQuiet => {
                 when.retain(|fact| !matches!(fact, Fact::NoGatewaySince(_) | Fact::QuietSince { .. }));
             }
+            Self::EnoughStays => transaction.then.iter_mut().for_each(forget_how_many),
             Self::EpochRises => {
                 for write in &mut transaction.then {
                     if let Write::Put(Key::Alias(_), Record::Alias(alias)) = write {
@@ -107,6 +111,16 @@ impl Rule {
             _ => {}
         }
         transaction
+    }
+}
+
+/// What is written when a swap is taken up stays as it is: it is what later ones are held against.
+fn forget_how_many(write: &mut Write) {
+    if let Write::Put(Key::Swap(_), Record::Swap(swap)) = write {
+        let is_taken_up = swap.trial_since_unix_ms.is_none() && swap.mode == SwapMode::Beside;
+        if swap.state.is_open() && !is_taken_up {
+            swap.min_ready = 1;
+        }
     }
 }
 

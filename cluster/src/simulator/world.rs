@@ -52,6 +52,8 @@ pub(super) struct World {
     pub(super) calls: Vec<Call>,
     pub(super) wire: Vec<Flight>,
     pub(super) meanings: Meanings,
+    /// How many workers must be ready, as it was written when the last swap was taken up; with the swap.
+    pub(super) counted: Option<(String, u32)>,
     /// Since when gateways are not registered.
     pub(super) vanished: BTreeMap<GatewayId, u64>,
     /// Who was elected last.
@@ -90,6 +92,7 @@ impl World {
             calls: Vec::new(),
             wire: Vec::new(),
             meanings: Meanings::new(),
+            counted: None,
             vanished: BTreeMap::new(),
             elected: None,
             alias_key: Key::Alias(name(MODEL)),
@@ -425,6 +428,8 @@ pub(super) struct Tally {
     pub(super) waves: u64,
     pub(super) answers: u64,
     pub(super) started_again: u64,
+    /// Calls that insisted on a checkpoint that the name did not mean, and were answered.
+    pub(super) insisted: u64,
     /// Workers without room for both that follow after a commit.
     pub(super) stragglers: u64,
     /// Elections of another gateway than the one before.
@@ -462,6 +467,7 @@ impl Tally {
         self.waves += other.waves;
         self.answers += other.answers;
         self.started_again += other.started_again;
+        self.insisted += other.insisted;
         self.stragglers += other.stragglers;
         self.leader_changes += other.leader_changes;
         self.in_mid_swap += other.in_mid_swap;
@@ -470,7 +476,7 @@ impl Tally {
     /// Laws hold easily where nothing happens.
     pub(super) fn assert_everything_happens(&self, schedules: u64) {
         let Self { commits, aborts, rollbacks, retired, trials, waves, answers, started_again, .. } = *self;
-        let Self { stragglers, leader_changes, in_mid_swap, .. } = *self;
+        let Self { insisted, stragglers, leader_changes, in_mid_swap, .. } = *self;
         for (what, count, one_in) in [
             ("commits", commits, 2),
             ("aborts", aborts, 20),
@@ -480,6 +486,7 @@ impl Tally {
             ("waves", waves, 100),
             ("answers", answers, 1),
             ("calls that started again", started_again, 100),
+            ("answers by what the name does not mean", insisted, 20),
             ("workers that follow after a commit", stragglers, 1_000),
             ("leader changes", leader_changes, 4),
             ("leader changes in mid swap", in_mid_swap, 10),

@@ -1,7 +1,8 @@
 //! etcd takes a second for each answer: everything is late, and nothing else.
 
-use cluster::{Freshness, claim_alias};
+use cluster::{Freshness, SwapPlan, SwapState, claim_alias};
 
+use super::swaps::{Candidate, Scene};
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -41,4 +42,29 @@ async fn an_etcd_that_takes_a_second_for_each_answer_costs_nobody_his_place() {
     assert!(falls.iter().all(|fell| !*fell.borrow()), "a registration flaps");
     assert!(!*went_stale.borrow(), "the view flaps");
     stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_swap_is_carried_out_by_a_leader_that_waits_a_second_for_each_answer() {
+    let scene = Scene::set().await;
+    let proxy = Proxy::start(scene.server.endpoint()).await;
+    proxy.set(Fault::DelayAnswers(Duration::from_secs(1)));
+    let etcd = connect_to(vec![proxy.endpoint()]);
+    let leader = Candidate::start_for(&etcd, "g1", MembershipOptions::default().ttl);
+    let mut client = client(&scene.server).await;
+    until(leader.follower.views.clone(), |view| view.leader.is_some()).await;
+    let elected = lease_of(&mut client, "/beige/test/leader").await;
+
+    etcd.request_swap("m", &scene.new, &SwapPlan::default()).await.unwrap();
+    leader.sees(SwapState::Preparing).await;
+    scene.everybody_is_ready();
+    let committed = leader.sees(SwapState::Committed).await;
+    let alias = &committed.aliases["m"];
+    assert_eq!((alias.digest.as_str(), alias.epoch), (scene.new.as_str(), 2));
+    assert_eq!(alias.prev.as_deref(), Some(scene.old.as_str()));
+    leader.say(2, &[]);
+    etcd.request_retire("m", None).await.unwrap();
+    let retired = leader.sees(SwapState::Retired).await;
+    assert_eq!((retired.aliases["m"].epoch, &retired.aliases["m"].prev), (2, &None));
+    assert_eq!(lease_of(&mut client, "/beige/test/leader").await, elected, "the lead has moved");
 }

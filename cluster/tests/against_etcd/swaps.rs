@@ -14,19 +14,24 @@ use super::*;
 const SETTINGS: SwapSettings = SwapSettings { grace: Duration::ZERO };
 
 /// A gateway that follows the cluster and stands for the lead, until dropped.
-struct Candidate {
+pub(super) struct Candidate {
     id: GatewayId,
     presence: Option<Presence>,
-    follower: Follower,
+    pub(super) follower: Follower,
     stop: CancellationToken,
 }
 
 impl Candidate {
     fn start(etcd: &Etcd, text: &str) -> Self {
+        Self::start_for(etcd, text, TTL)
+    }
+
+    /// The same, under a lease of `ttl`.
+    pub(super) fn start_for(etcd: &Etcd, text: &str, ttl: Duration) -> Self {
         let id = GatewayId::parse(text).unwrap();
         let gateway = Gateway { address: text.into(), ..Gateway::default() };
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let options = MembershipOptions { ttl: TTL };
+        let options = MembershipOptions { ttl };
         let presence = Presence::join(etcd.clone(), (id.clone(), &gateway), options, &tasks, stop.clone());
         let follower = watch_over(etcd, |_| true);
         let leading =
@@ -54,7 +59,7 @@ impl Candidate {
     }
 
     /// Says that it has seen `epoch` of `m`, and what its calls need.
-    fn say(&self, epoch: u64, busy: &[&str]) {
+    pub(super) fn say(&self, epoch: u64, busy: &[&str]) {
         let gateway = Gateway {
             address: self.id.to_string(),
             epochs: BTreeMap::from([("m".to_owned(), epoch)]),
@@ -66,7 +71,7 @@ impl Candidate {
 
     /// Waits until the swap of `m` is in `state`.
     #[track_caller]
-    fn sees(&self, state: SwapState) -> impl Future<Output = Arc<View>> + use<> {
+    pub(super) fn sees(&self, state: SwapState) -> impl Future<Output = Arc<View>> + use<> {
         let in_state = move |swap: &Swap| swap.state == state;
         until(self.follower.views.clone(), move |view| view.swaps.get("m").is_some_and(in_state))
     }
@@ -87,16 +92,16 @@ impl Drop for Candidate {
 }
 
 /// An etcd with `m` at `old`, two workers who serve that, and `new` published.
-struct Scene {
+pub(super) struct Scene {
     etcd: Etcd,
-    old: String,
-    new: String,
+    pub(super) old: String,
+    pub(super) new: String,
     workers: [Membership; 2],
-    server: EtcdServer,
+    pub(super) server: EtcdServer,
 }
 
 impl Scene {
-    async fn set() -> Self {
+    pub(super) async fn set() -> Self {
         let server = EtcdServer::start().await;
         let etcd = connect(&server);
         let [old, new] = [version(1), version(2)].map(|version| version.manifest.digest());
@@ -112,7 +117,7 @@ impl Scene {
     }
 
     /// Both workers are ready with both.
-    fn everybody_is_ready(&self) {
+    pub(super) fn everybody_is_ready(&self) {
         for (worker, membership) in ["w1", "w2"].iter().zip(&self.workers) {
             membership.update(registration(worker, &[&self.old, &self.new]));
         }
