@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ::cluster::{Directory as _, Etcd, Name, Settings};
+use ::cluster::{Directory as _, Etcd, Name, Settings, View};
 use proto::v1::cluster_client::ClusterClient;
 use proto::v1::{ListWorkersRequest, Worker, WorkerState};
 use tempfile::TempDir;
 use tokio::time::{self, Instant};
 use tonic::transport::Channel;
 
-use crate::{EtcdServer, PATIENCE, Process, channel};
+use crate::{EtcdServer, PATIENCE, Process, Proxy, channel};
 
 /// What a cluster is made of.
 #[derive(Clone, Debug)]
@@ -25,8 +25,12 @@ pub struct Plan {
     pub gateway_flags: Vec<String>,
     /// Settings of every worker.
     pub worker_flags: Vec<String>,
-    /// Whether there is a store, and a cache of each worker's own.
+    /// Whether there is a store, and a cache of each worker's own where its settings name none.
     pub store: bool,
+    /// Where the store is, and what the environment of who uses it says; none: in a folder.
+    pub bucket: Option<(String, Vec<(String, String)>)>,
+    /// Whether gateways find etcd behind [`Cluster::link`].
+    pub linked: bool,
 }
 
 impl Default for Plan {
@@ -39,6 +43,8 @@ impl Default for Plan {
             gateway_flags: Vec::new(),
             worker_flags: Vec::new(),
             store: false,
+            bucket: None,
+            linked: false,
         }
     }
 }
@@ -52,6 +58,8 @@ pub struct Cluster {
     pub gateways: Vec<Process>,
     /// In the order in which they were started.
     pub workers: Vec<Process>,
+    /// What the gateways' way to etcd leads through, if it was planned so.
+    pub link: Option<Proxy>,
     plan: Plan,
     started: usize,
     /// Workers that were ever started: of two with one name neither would keep its place.
@@ -69,7 +77,9 @@ impl Cluster {
     pub async fn of(plan: Plan) -> Self {
         let (etcd, dir) = (EtcdServer::start().await, TempDir::with_prefix("beige-cluster-").unwrap());
         let (gateways, workers) = (plan.gateways, plan.workers);
-        let mut cluster = Self { etcd, gateways: vec![], workers: vec![], plan, started: 0, hired: 0, dir };
+        let link = if plan.linked { Some(Proxy::start(etcd.endpoint()).await) } else { None };
+        let (started, hired) = (0, 0);
+        let mut cluster = Self { etcd, gateways: vec![], workers: vec![], link, plan, started, hired, dir };
         for _ in 0..gateways {
             let gateway = cluster.another_gateway(&[]).await;
             cluster.gateways.push(gateway);
@@ -85,7 +95,7 @@ impl Cluster {
 
     /// Another gateway to the same workers.
     pub async fn another_gateway(&mut self, flags: &[&str]) -> Process {
-        let etcd = self.etcd.endpoint();
+        let etcd = self.link.as_ref().map_or_else(|| self.etcd.endpoint(), Proxy::endpoint);
         self.gateway_through(&etcd, flags).await
     }
 
@@ -100,7 +110,8 @@ impl Cluster {
         }
         arguments.extend(self.plan.gateway_flags.iter().map(String::as_str));
         arguments.extend(flags);
-        Process::spawn("beige-gateway", &name, &arguments, self.dir.path()).await
+        let settings = (&arguments[..], self.environment());
+        Process::spawn_with("beige-gateway", &name, settings, self.dir.path()).await
     }
 
     /// Starts one more worker; it serves when [`Cluster::wait_for`] says so.
@@ -121,13 +132,15 @@ impl Cluster {
         let (store, cache) = (self.store_url(), self.dir.path().join(format!("cache-{id}")));
         if self.plan.store {
             arguments.extend(["--store", &store]);
-            if !flags.contains(&"--cache") {
+            let names_one = self.plan.worker_flags.iter().map(String::as_str).chain(flags.iter().copied());
+            if !names_one.into_iter().any(|flag| flag == "--cache") {
                 arguments.extend(["--cache", cache.to_str().unwrap()]);
             }
         }
         arguments.extend(self.plan.worker_flags.iter().map(String::as_str));
         arguments.extend(flags);
-        self.workers.push(Process::spawn("beige-worker", &id, &arguments, self.dir.path()).await);
+        let settings = (&arguments[..], self.environment());
+        self.workers.push(Process::spawn_with("beige-worker", &id, settings, self.dir.path()).await);
     }
 
     fn next(&mut self) -> usize {
@@ -135,13 +148,18 @@ impl Cluster {
         self.started - 1
     }
 
-    /// The directory of the store.
+    /// The folder of the store, where it has one of its own.
     pub fn store(&self) -> PathBuf {
         self.dir.path().join("store")
     }
 
     fn store_url(&self) -> String {
-        format!("file://{}", self.store().display())
+        let folder = || format!("file://{}", self.store().display());
+        self.plan.bucket.as_ref().map_or_else(folder, |(url, _)| url.clone())
+    }
+
+    fn environment(&self) -> &[(String, String)] {
+        self.plan.bucket.as_ref().map_or(&[], |(_, environment)| environment)
     }
 
     /// A connection to the first gateway.
@@ -149,22 +167,38 @@ impl Cluster {
         channel(&self.gateways[0])
     }
 
-    /// The place of the gateway that leads, once one does.
-    pub async fn leader(&self) -> usize {
+    /// What etcd says, read there and then.
+    pub async fn view(&self) -> View {
         let endpoints = vec![self.etcd.endpoint()];
         let settings = Settings { endpoints, cluster: Name::parse("default").unwrap(), tls: None };
-        let (mut directory, begun) = (Etcd::connect(settings).unwrap().directory(), Instant::now());
-        loop {
-            let leader = directory.list().await.unwrap().leader;
-            let leads = |gateway: &Process| {
-                leader.as_ref().is_some_and(|leader| leader.gateway.as_str() == gateway.name)
-            };
-            if let Some(place) = self.gateways.iter().position(leads) {
-                return place;
+        Etcd::connect(settings).unwrap().directory().list().await.unwrap()
+    }
+
+    /// Waits until `wanted` holds of what etcd says.
+    #[track_caller]
+    pub fn until(&self, wanted: impl Fn(&View) -> bool) -> impl Future<Output = View> {
+        let asked = std::panic::Location::caller();
+        async move {
+            let begun = Instant::now();
+            loop {
+                let view = self.view().await;
+                if wanted(&view) {
+                    return view;
+                }
+                assert!(begun.elapsed() < PATIENCE, "{asked}: etcd says {view:#?}");
+                time::sleep(Duration::from_millis(20)).await;
             }
-            assert!(begun.elapsed() < PATIENCE, "nobody leads");
-            time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// The place of the gateway that leads, once one does.
+    pub async fn leader(&self) -> usize {
+        let place = |view: &View| {
+            let leader = view.leader.as_ref()?.gateway.as_str();
+            self.gateways.iter().position(|gateway| gateway.name == leader)
+        };
+        let view = self.until(|view| place(view).is_some()).await;
+        place(&view).expect("as it was found")
     }
 
     /// What the first gateway knows of its workers.

@@ -16,6 +16,7 @@
 mod cluster;
 mod golden;
 pub mod history;
+mod lingering;
 mod operator;
 mod process;
 mod stage;
@@ -37,6 +38,7 @@ use tonic::transport::{Channel, Endpoint};
 pub use cluster::{Cluster, Plan};
 pub use etcd::{EtcdServer, EtcdTls};
 pub use golden::{Golden, floats};
+pub use lingering::Lingering;
 pub use operator::{Operator, is_decided};
 pub use process::{Process, program};
 pub use proxy::{Fault, Proxy};

@@ -9,7 +9,7 @@ use proto::v1::{PublishBegin, Swap, SwapPlan, SwapState};
 use tokio::time::{self, Instant};
 
 use crate::history::{Book, Callers, Digest, Load, Note, Notebook, Record};
-use crate::{Cluster, Operator, PATIENCE, Plan, is_decided};
+use crate::{Cluster, Lingering, Operator, PATIENCE, Plan, is_decided};
 
 /// What is to be seen.
 #[derive(Clone, Debug)]
@@ -123,6 +123,30 @@ impl Stage {
             self.tell(&swap).await;
             swap
         }
+    }
+
+    /// Holds that the swap asked for last is in `state` still, by what etcd itself says now: whatever comes next comes
+    /// after whatever has happened so far.
+    pub async fn is_still(&self, state: ::cluster::SwapState) {
+        let view = self.cluster.view().await;
+        let swap = &view.swaps[&self.model];
+        assert_eq!((&swap.swap_id, swap.state), (&self.swap, state), "{swap:#?}");
+    }
+
+    /// Ends the trial of checkpoint `i` in its favour.
+    pub async fn promote_on_trial(&mut self, i: usize) {
+        let swap = self.operator.promote(&self.digests[i], SwapPlan::default()).await.unwrap();
+        assert_eq!(swap.id, self.swap, "it is the same swap: {swap:#?}");
+    }
+
+    /// A stream to the name, at the gateway at `place`.
+    pub async fn linger(&self, place: usize) -> Lingering {
+        Lingering::at(&self.cluster.gateways[place], &self.model).await
+    }
+
+    /// Waits until nothing is kept for the name but what it means, and what it meant before if that can be gone back to.
+    pub async fn nothing_leaves(&self) {
+        self.cluster.until(|view| view.aliases[&self.model].leaving.is_empty()).await;
     }
 
     /// Waits until the old checkpoint is let go: by then every gateway knows the new one.

@@ -2,46 +2,109 @@
 
 use std::time::Duration;
 
+use cluster::{SwapState as Recorded, View};
 use proto::v1::{SwapPlan, SwapState, WorkerState};
-use tests::Operator;
+use tests::{Fault, Operator, PATIENCE, Plan, Stage};
 use tokio::time::{self, Instant};
 
-use crate::support::{KIN, MODEL, plan, stage};
+use crate::support::{MODEL, plan, stage};
 
-/// The moment of a commit cannot be met on purpose; many moments about it can.
+/// How long calls are compared: then the leader commits, without any news. Shorter than a lease by far.
+const TRIAL: u32 = 5;
+
+/// A stage on which the leader is about to commit a swap to checkpoint 1, with nothing but `fault` on its way to etcd;
+/// and the leader's place.
+async fn about_to_commit(fault: Fault) -> (Stage, usize) {
+    let mut stage = stage(Plan { linked: true, ..plan(2) }).await;
+    let leader = stage.cluster.leader().await;
+    let trial = SwapPlan { shadow_per_mille: 200, shadow_seconds: Some(TRIAL), ..SwapPlan::default() };
+    let id = stage.promote(1, trial).await.id;
+    let there = Operator::new(&stage.cluster.gateways[leader], MODEL);
+    there.until(|swap| swap.id == id && swap.state() == SwapState::Trial).await;
+    stage.cluster.link.as_ref().unwrap().set(fault);
+    stage.is_still(Recorded::Trial).await;
+    (stage, leader)
+}
+
+/// Kills etcd, has callers go on, and starts it again with nothing on the way to it.
+async fn etcd_dies(stage: &mut Stage) {
+    stage.cluster.etcd.kill();
+    let link = stage.cluster.link.as_ref().unwrap();
+    link.cut();
+    link.set(Fault::None);
+    stage.calls(200).await;
+    // Of the trial.
+    assert_eq!(stage.operator.model().await.epoch, 2, "the gateways have heard of no commit");
+    stage.cluster.etcd.restart().await;
+}
+
+/// What etcd says of the epoch, and how often it was committed.
+async fn epoch_and_commits(stage: &Stage) -> (u64, usize) {
+    let view = stage.cluster.view().await;
+    let is_commit = |event: &&cluster::SwapEvent| event.what.starts_with("committed");
+    (view.aliases[MODEL].epoch, view.swaps[MODEL].events.iter().filter(is_commit).count())
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn etcd_that_dies_about_the_commit_leaves_it_done_or_undone() {
-    let mut stage = stage(plan(2)).await;
+async fn etcd_that_dies_before_a_commit_reaches_it_has_it_done_when_it_is_back() {
+    let (mut stage, leader) = about_to_commit(Fault::Hold).await;
     let begun = Instant::now();
-    stage.swap_to(1).await;
-    let usual = begun.elapsed();
-    for (turn, part) in [0.3, 0.6, 0.8, 0.9, 1.0, 1.1].into_iter().enumerate() {
-        stage.promote((turn + 2) % KIN, SwapPlan::default()).await;
-        time::sleep(usual.mul_f64(part)).await;
-        stage.cluster.etcd.kill();
-        time::sleep(Duration::from_secs(1)).await;
-        stage.cluster.etcd.restart().await;
-        stage.committed().await;
-        stage.calls(50).await;
+    let is_sent = |log: &str| log.lines().any(|l| l.contains("committed at") && l.contains("no answer from"));
+    while !is_sent(&stage.cluster.gateways[leader].log()) {
+        assert!(begun.elapsed() < PATIENCE, "{}", stage.cluster.gateways[leader].log());
+        time::sleep(Duration::from_millis(50)).await;
     }
+    stage.is_still(Recorded::Trial).await;
+    etcd_dies(&mut stage).await;
+    stage.committed().await;
+    assert_eq!(epoch_and_commits(&stage).await, (3, 1));
+    stage.calls(100).await;
     stage.flawless().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn etcd_that_dies_before_it_answers_a_commit_has_it_done_once() {
+    let (mut stage, _) = about_to_commit(Fault::DelayAnswers(Duration::from_secs(3_600))).await;
+    stage.cluster.until(|view| view.swaps[MODEL].state == Recorded::Committed).await;
+    etcd_dies(&mut stage).await;
+    stage.committed().await;
+    assert_eq!(epoch_and_commits(&stage).await, (3, 1));
+    // And the next one goes on from there.
+    stage.swap_to(2).await;
+    stage.calls(100).await;
+    stage.flawless().await;
+}
+
+/// Kills etcd in the state in which a swap is `held`, for longer than any lease: the leader's, the gateways' and the
+/// workers' are gone when it is back.
+async fn etcd_is_away(stage: &mut Stage, held: Recorded) {
+    stage.is_still(held).await;
+    stage.cluster.etcd.kill();
+    time::sleep(Duration::from_secs(12)).await;
+    stage.calls(100).await;
+    stage.cluster.etcd.restart().await;
+    stage.is_still(held).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_swap_that_etcd_leaves_in_the_middle_goes_on_when_it_is_back() {
     let mut stage = stage(plan(2)).await;
-    for (turn, state) in [SwapState::Preparing, SwapState::Trial].into_iter().enumerate() {
-        let plan = SwapPlan { shadow_per_mille: 200, shadow_seconds: Some(3), ..SwapPlan::default() };
-        stage.promote(turn + 1, plan).await;
-        stage.until(|swap| swap.state() as i32 >= state as i32).await;
-        stage.cluster.etcd.kill();
-        // Longer than any lease: the leader's, the gateways' and the workers' are gone when it is back.
-        time::sleep(Duration::from_secs(12)).await;
-        stage.calls(100).await;
-        stage.cluster.etcd.restart().await;
-        stage.committed().await;
-        stage.calls(100).await;
-    }
+    // More must be ready than there are.
+    stage.promote(1, SwapPlan { min_ready: Some(3), ..SwapPlan::default() }).await;
+    stage.until(|swap| swap.state() == SwapState::Preparing).await;
+    etcd_is_away(&mut stage, Recorded::Preparing).await;
+    stage.cluster.add_worker(&[]).await;
+    stage.committed().await;
+
+    let trial = SwapPlan { shadow_per_mille: 200, shadow_seconds: Some(3_600), ..SwapPlan::default() };
+    stage.promote(2, trial).await;
+    stage.until(|swap| swap.state() == SwapState::Trial).await;
+    etcd_is_away(&mut stage, Recorded::Trial).await;
+    let leads = |view: &View| view.leader.is_some() && !view.gateways.is_empty();
+    stage.cluster.until(leads).await;
+    stage.promote_on_trial(2).await;
+    stage.committed().await;
+    stage.calls(100).await;
     stage.flawless().await;
 }
 

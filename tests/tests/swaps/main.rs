@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod a_cross_encoder_is_swapped;
 mod a_part_of_the_callers_goes_first;
 mod a_way_back;
 mod checkpoints_are_told_apart;

@@ -1,12 +1,13 @@
-//! A file that is not what it was, and a disk that is full: the swap is given up, with each worker's reason.
+//! A file that is not what it was, a disk that is full, and a bucket that is away: the swap is given up, with each worker's reason.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use proto::v1::{Stage as Progress, Swap, SwapPlan, SwapState};
-use tests::{Plan, Tmpfs};
+use proto::v1::{PublishBegin, Stage as Progress, Swap, SwapPlan, SwapState};
+use tests::{Plan, S3Server, Tmpfs};
+use tonic::Code;
 
-use crate::support::{plan, stage};
+use crate::support::{SLOW, plan, stage};
 
 /// Why each worker could not, by name.
 fn refusals(swap: &Swap) -> Vec<(&str, &str)> {
@@ -66,5 +67,33 @@ async fn a_full_disk_gives_up_the_swap_and_nothing_else() {
     assert_eq!(refusals(&swap), [("worker-1", "disk")], "{swap:#?}");
     assert_eq!(stage.operator.model().await.epoch, 1);
     stage.calls(200).await;
+    stage.flawless().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_cannot_be_reached_gives_up_the_swap_until_it_can() {
+    let mut server = S3Server::start().await;
+    let bucket = Some(("s3://beige/models".to_owned(), server.environment()));
+    let mut stage = stage(Plan { bucket, ..plan(2) }).await;
+    stage.swap_to(1).await;
+    stage.calls(100).await;
+
+    server.stop().await;
+    let all = SwapPlan { min_ready: Some(2), deadline_seconds: Some(20), ..SwapPlan::default() };
+    stage.promote(2, all).await;
+    let swap = stage.until(|swap| tests::is_decided(swap.state())).await;
+    assert_eq!(swap.state(), SwapState::Aborted, "{swap:#?}");
+    // The worker that tried it out had fetched it before.
+    let refusals = refusals(&swap);
+    assert!(refusals.len() == 1 && refusals[0].1 == "store", "{swap:#?}");
+    let dir = stage.checkpoints[SLOW].clone();
+    let refused = stage.operator.publish(&dir, PublishBegin::default()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+    assert!(refused.message().contains("the store failed at models/"), "{refused:?}");
+    stage.calls(100).await;
+
+    server.start_again().await;
+    stage.swap_to(2).await;
+    stage.calls(100).await;
     stage.flawless().await;
 }

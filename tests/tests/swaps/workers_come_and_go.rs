@@ -3,49 +3,78 @@
 use std::time::Duration;
 
 use proto::v1::{SwapPlan, SwapState, WorkerState};
+use tests::Stage;
 use tokio::time;
 
 use crate::support::{plan, stage};
 
-/// A swap that passes through every state slowly enough to be met in each: part of the calls are compared for a while.
-fn slow_plan(min_ready: u32) -> SwapPlan {
+/// A swap that a trial holds until it is asked for again.
+fn held_on_trial(min_ready: u32) -> SwapPlan {
     SwapPlan {
         min_ready: Some(min_ready),
-        deadline_seconds: Some(40),
         shadow_per_mille: 200,
-        shadow_seconds: Some(3),
+        shadow_seconds: Some(3_600),
         ..SwapPlan::default()
     }
 }
 
+/// Kills the first worker, in the state in which a swap is `held`; workers that are left serve.
+async fn kill_one(stage: &mut Stage, held: cluster::SwapState) {
+    stage.is_still(held).await;
+    stage.cluster.workers.remove(0).kill().await;
+    stage.is_still(held).await;
+    stage.calls(100).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_killed_in_any_state_of_a_swap_is_not_missed() {
+    use cluster::SwapState as Recorded;
+
     let mut stage = stage(plan(3)).await;
-    let states = [SwapState::Requested, SwapState::Preparing, SwapState::Trial, SwapState::Committed];
-    for (turn, state) in states.into_iter().enumerate() {
-        stage.promote((turn + 1) % 2, slow_plan(2)).await;
-        stage.until(|swap| swap.state() as i32 >= state as i32).await;
-        stage.cluster.workers[turn].kill().await;
-        stage.committed().await;
-        stage.cluster.add_worker(&[]).await;
-        stage.cluster.wait_for(3, WorkerState::Serving).await;
-        stage.calls(200).await;
-    }
-    // And where it rolls back.
-    stage.operator.rollback().await.unwrap();
-    stage.cluster.workers[states.len()].kill().await;
-    let swap = stage.until(|swap| swap.state() == SwapState::RolledBack).await;
+    // More must be ready than there are.
+    stage.promote(1, SwapPlan { min_ready: Some(4), ..SwapPlan::default() }).await;
+    stage.until(|swap| swap.state() == SwapState::Preparing).await;
+    kill_one(&mut stage, Recorded::Preparing).await;
+    stage.cluster.add_worker(&[]).await;
+    stage.cluster.add_worker(&[]).await;
+    stage.committed().await;
+
+    stage.promote(2, held_on_trial(2)).await;
+    stage.until(|swap| swap.state() == SwapState::Trial).await;
+    kill_one(&mut stage, Recorded::Trial).await;
+    stage.promote_on_trial(2).await;
+    stage.committed().await;
+
+    // A swap is taken up when nothing is left of the one before.
+    let lingering = stage.linger(0).await;
+    stage.swap_to(3).await;
+    assert_eq!(stage.promote(0, SwapPlan::default()).await.state(), SwapState::Requested);
+    kill_one(&mut stage, Recorded::Requested).await;
+    lingering.end().await;
+    stage.committed().await;
+
+    stage.cluster.add_worker(&[]).await;
+    stage.cluster.wait_for(3, WorkerState::Serving).await;
+    kill_one(&mut stage, Recorded::Committed).await;
+
+    // What it is rolled back from is let go when nobody is on it.
+    let lingering = stage.linger(0).await;
+    let swap = stage.operator.rollback().await.unwrap();
     stage.tell(&swap).await;
-    stage.calls(200).await;
+    kill_one(&mut stage, Recorded::RolledBack).await;
+    lingering.end().await;
+    stage.nothing_leaves().await;
+    stage.calls(100).await;
     stage.flawless().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_joins_in_mid_swap_serves_the_new_checkpoint() {
     let mut stage = stage(plan(1)).await;
-    stage.promote(1, slow_plan(1)).await;
+    stage.promote(1, held_on_trial(1)).await;
     stage.until(|swap| swap.state() == SwapState::Trial).await;
     stage.cluster.add_worker(&[]).await;
+    stage.promote_on_trial(1).await;
     stage.committed().await;
     stage.cluster.wait_for(2, WorkerState::Serving).await;
     // All is left to the newcomer.
