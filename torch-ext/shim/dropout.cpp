@@ -4,6 +4,8 @@
 #include <ATen/core/Tensor.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
+#include <cmath>
 #include <optional>
 
 #include "guarded.hpp"
@@ -35,9 +37,12 @@ at::Tensor thinned(const at::Tensor& input, const std::optional<at::Tensor>& res
   return out;
 }
 
+// The nearest share that 16 bits can tell: what is kept grows by as much as that takes, so that sums keep their size.
 Thinning thinning(double share, int64_t seed) {
-  constexpr double kRange = 4294967296.0;
-  return {static_cast<uint64_t>(seed), static_cast<uint32_t>(share * kRange), static_cast<float>(1.0 / (1.0 - share))};
+  constexpr double kRange = 65536.0;
+  const double threshold = std::min(std::round(share * kRange), kRange - 1.0);
+  const double scale = kRange / (kRange - threshold);
+  return {static_cast<uint64_t>(seed), static_cast<uint32_t>(threshold), static_cast<float>(scale)};
 }
 
 // What fell is found again from the seed when the gradient comes.

@@ -5,6 +5,7 @@
 #include "thinning.hpp"
 
 #include <algorithm>
+#include <cstring>
 
 #if defined(__x86_64__) && defined(__linux__)
 #define BEIGE_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
@@ -16,15 +17,17 @@ namespace {
 
 // Counters side by side, and the numbers that they make.
 constexpr uint64_t kLanes = 16;
-constexpr uint64_t kBlock = 4 * kLanes;
+constexpr uint64_t kWords = 4 * kLanes;
+// Of each word a number has one half.
+constexpr uint64_t kBlock = 2 * kWords;
 
 constexpr int kRounds = 10;
 constexpr uint64_t kMultipliers[2] = {0xD2511F53, 0xCD9E8D57};
 constexpr uint32_t kWeyl[2] = {0x9E3779B9, 0xBB67AE85};
 
 // The bits of block `block`: those of its counters' first words, then of their second ones, and so on.
-BEIGE_CLONES void fill(uint32_t* bits, uint64_t block, uint64_t seed) {
-  uint32_t* const words[4] = {bits, bits + kLanes, bits + 2 * kLanes, bits + 3 * kLanes};
+BEIGE_CLONES void fill(uint32_t* all, uint64_t block, uint64_t seed) {
+  uint32_t* const words[4] = {all, all + kLanes, all + 2 * kLanes, all + 3 * kLanes};
   for (uint64_t lane = 0; lane < kLanes; ++lane) {
     const uint64_t counter = block * kLanes + lane;
     words[0][lane] = static_cast<uint32_t>(counter);
@@ -47,12 +50,12 @@ BEIGE_CLONES void fill(uint32_t* bits, uint64_t block, uint64_t seed) {
   }
 }
 
-BEIGE_CLONES void apply(float* out, const float* in, const uint32_t* bits, uint64_t count, uint32_t threshold,
+BEIGE_CLONES void apply(float* out, const float* in, const uint16_t* bits, uint64_t count, uint32_t threshold,
                         float scale) {
   for (uint64_t i = 0; i < count; ++i) out[i] = bits[i] < threshold ? 0.0F : in[i] * scale;
 }
 
-BEIGE_CLONES void apply_to(float* out, const float* in, const float* rest, const uint32_t* bits, uint64_t count,
+BEIGE_CLONES void apply_to(float* out, const float* in, const float* rest, const uint16_t* bits, uint64_t count,
                            uint32_t threshold, float scale) {
   for (uint64_t i = 0; i < count; ++i) out[i] = (bits[i] < threshold ? 0.0F : in[i] * scale) + rest[i];
 }
@@ -62,12 +65,14 @@ BEIGE_CLONES void apply_to(float* out, const float* in, const float* rest, const
 namespace beige {
 
 void thin(float* out, const float* in, const float* rest, uint64_t first, uint64_t count, const Thinning& how) {
-  uint32_t bits[kBlock];
+  uint32_t words[kWords];
+  uint16_t bits[kBlock];
   for (uint64_t done = 0; done < count;) {
     const uint64_t place = first + done;
     const uint64_t skipped = place % kBlock;
     const uint64_t part = std::min(kBlock - skipped, count - done);
-    fill(bits, place / kBlock, how.seed);
+    fill(words, place / kBlock, how.seed);
+    std::memcpy(bits, words, sizeof(bits));
     if (rest == nullptr) {
       apply(out + done, in + done, bits + skipped, part, how.threshold, how.scale);
     } else {

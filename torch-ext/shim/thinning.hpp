@@ -9,7 +9,7 @@ namespace beige {
 // What is dropped.
 struct Thinning {
   uint64_t seed;
-  // A number falls where its 32 random bits are below this.
+  // A number falls where its 16 random bits are below this.
   uint32_t threshold;
   // What the others are multiplied by.
   float scale;

@@ -19,9 +19,10 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// `input` with about `share` of its numbers zeroed and the others grown, so that sums keep their size, plus `rest` of
-/// the same shape. The seed is drawn from libtorch's generator: after it was seeded alike, the same numbers fall, on any
-/// number of threads. Where not all is in single precision on a processor it is libtorch's own.
+/// `input` with about `share` of its numbers, to the nearest of 65,536 parts, zeroed and the others grown, so that sums
+/// keep their size, plus `rest` of the same shape. The seed is drawn from libtorch's generator: after it was seeded alike,
+/// the same numbers fall, on any number of threads. Where not all is in single precision on a processor it is libtorch's
+/// own.
 ///
 /// Sources: Srivastava et al. 2014, JMLR 15, pages 1929-1958; random bits as in Salmon et al. 2011, "Parallel random
 /// numbers: as easy as 1, 2, 3".

@@ -1,33 +1,42 @@
 //! Models are measured while they are trained, and the best is kept.
 
 use std::fs;
+use std::path::PathBuf;
 
-use serde_json::json;
+use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::support::{check_refused, evaluate, golden, job, judged, metric, only, run};
 
+/// A run whose best model is neither the initial one nor among the last two, and what it told: which seed has one depends on
+/// how this processor rounds. Cut where the served window, of 96 tokens, cuts texts.
+fn best_in_the_middle([corpus, queries, qrels]: &[PathBuf; 3]) -> (TempDir, Value, Vec<Value>) {
+    let steps = 8;
+    let run = |seed: u64| {
+        let more = json!({"kind": "reranker", "model": golden("checkpoints/xlmr-cross"), "seed": seed,
+            "query_instruction_for_retrieval": null, "query_max_len": 8, "passage_max_len": 88,
+            "negatives_cross_device": false, "learning_rate": 1e-2, "warmup_steps": 0, "max_steps": steps,
+            "evaluation": {"corpus": corpus, "queries": queries, "qrels": qrels}, "eval_steps": 1,
+            "save_steps": 1, "save_total_limit": 1, "load_best_model_at_end": true});
+        let dir = tempfile::tempdir().unwrap();
+        let told = run(&job(dir.path(), &more), 1);
+        let best = only(told.clone(), "evaluation").into_iter().rfind(|line| line["best"] == true).unwrap();
+        (1..steps - 1).contains(&best["step"].as_u64().unwrap()).then_some((dir, more, told))
+    };
+    (1..=20).find_map(run).expect("one of twenty runs is best in the middle")
+}
+
 #[test]
 fn the_best_model_is_kept_and_the_same_however_many_ranks_evaluate() {
-    let dir = tempfile::tempdir().unwrap();
-    let data = judged(dir.path());
-    let [corpus, queries, qrels] = &data;
-    // A rate at which the model is worse in the end than it was. Cut where the served window, of 96 tokens, cuts them.
-    let more = json!({"kind": "reranker", "model": golden("checkpoints/xlmr-cross"),
-        "query_instruction_for_retrieval": null, "query_max_len": 8, "passage_max_len": 88,
-        "negatives_cross_device": false, "learning_rate": 1e-2, "warmup_steps": 0, "max_steps": 8,
-        "evaluation": {"corpus": corpus, "queries": queries, "qrels": qrels}, "eval_steps": 1,
-        "save_steps": 1, "save_total_limit": 1, "load_best_model_at_end": true});
-    let told = run(&job(dir.path(), &more), 1);
+    let apart = tempfile::tempdir().unwrap();
+    let data = judged(apart.path());
+    let (dir, more, told) = best_in_the_middle(&data);
     let evaluated = only(told.clone(), "evaluation");
     let steps: Vec<_> = evaluated.iter().map(|line| line["step"].as_u64().unwrap()).collect();
     assert_eq!(steps, [0, 1, 2, 3, 4, 5, 6, 7, 8]);
     let best = evaluated.iter().rev().find(|line| line["best"] == true).unwrap();
     assert!(evaluated.iter().all(|line| metric(line) <= metric(best)), "{evaluated:?}");
     let step = best["step"].as_u64().unwrap();
-    assert!(
-        (1..7).contains(&step),
-        "the best has to be neither the first nor one of the newest: {evaluated:?}"
-    );
     let finished = told.last().unwrap();
     assert_eq!((&finished["kind"], &finished["step"]), (&json!("finished"), &best["step"]));
     // Of the last ones one is kept, and this one beside it.
@@ -41,7 +50,6 @@ fn the_best_model_is_kept_and_the_same_however_many_ranks_evaluate() {
     assert_eq!(evaluate(&dir.path().join("out/model"), &data), best["metrics"]);
 
     // Before the first step all ranks have the same model.
-    let apart = tempfile::tempdir().unwrap();
     let by_two = only(run(&job(apart.path(), &more), 2), "evaluation");
     assert!((metric(&by_two[0]) - metric(&evaluated[0])).abs() < 1e-9, "{by_two:?}");
 }
