@@ -62,8 +62,11 @@ async fn twenty_kills_at_random_steps_change_no_bit() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rank_that_hangs_is_noticed() {
     let scene = Scene::set(Plan::default(), None).await;
-    let spec = job(&json!({ "max_steps": 60, "save_steps": 5, "timeout_seconds": 4 }));
-    scene.submit("hung", &spec).await.unwrap();
+    // Long enough to be stopped in the middle of.
+    let spec = |ranks: u32| {
+        job(&json!({ "max_steps": 500, "save_steps": 20, "timeout_seconds": 4, "ranks": ranks }))
+    };
+    scene.submit("hung", &spec(2)).await.unwrap();
     scene.until("hung", |job| job.last.is_some_and(|last| last.step >= 6)).await;
     let (_, pid) = scene.ranks().into_iter().find(|(rank, _)| *rank == 1).unwrap();
     signal("STOP", pid);
@@ -75,10 +78,7 @@ async fn a_rank_that_hangs_is_noticed() {
     assert!(!noticed(&ended).unwrap().what.contains("a rank hangs"), "{ended:?}");
 
     // Nobody waits for a rank alone but the trainer.
-    scene
-        .submit("alone", &job(&json!({ "max_steps": 60, "save_steps": 5, "timeout_seconds": 4, "ranks": 1 })))
-        .await
-        .unwrap();
+    scene.submit("alone", &spec(1)).await.unwrap();
     scene.until("alone", |job| job.last.is_some_and(|last| last.step >= 6)).await;
     let (_, pid) = scene.ranks().into_iter().next().unwrap();
     let stopped = Instant::now();
