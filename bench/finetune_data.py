@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 # What an evaluation is cut down to, so that it takes some seconds.
-QUERIES, DOCUMENTS = 300, 600
+QUERIES, DOCUMENTS = 2_000, 2_000
 
 # Documents and queries by id, and which of the former answer each of the latter.
 Judged = tuple[dict[str, str], dict[str, str], dict[str, set[str]]]

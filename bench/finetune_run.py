@@ -21,7 +21,7 @@ import places  # noqa: E402
 SETTINGS: dict[str, Any] = {
     "train_group_size": 2, "query_max_len": 32, "passage_max_len": 64, "per_device_train_batch_size": 16,
     "temperature": 0.02, "sentence_pooling_method": "mean", "normalize_embeddings": True, "learning_rate": 5e-5,
-    "lr_scheduler_type": "linear", "warmup_steps": 3, "weight_decay": 0.01, "max_grad_norm": 1.0,
+    "lr_scheduler_type": "linear", "warmup_steps": 10, "weight_decay": 0.01, "max_grad_norm": 1.0,
     "dataloader_drop_last": True,
 }  # fmt: skip
 # And the reference these: it logs each step, as Beige does, and saves at the end alone, as Beige does in short runs.
