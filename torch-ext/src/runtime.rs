@@ -28,20 +28,19 @@ pub fn keep_memory() {
 
 /// Has oneDNN keep `count` prepared matrix products for the next of their shapes, and not 1,024, unless the environment
 /// says how many. Each holds code of its own, about 0.6 MB, and where sequences are laid end to end hardly two steps have
-/// one shape. False, and nothing is done, where the process has more threads than one: they may be reading the environment.
+/// one shape. Nothing is done where the process has more threads than one: they may be reading the environment.
 /// To be called before the first product.
 #[allow(
     clippy::disallowed_methods,
     reason = "oneDNN takes it from nowhere else, and nobody else is there to read it"
 )]
-pub fn keep_products(count: usize) -> bool {
+pub fn keep_products(count: usize) {
     const VARIABLE: &str = "ONEDNN_PRIMITIVE_CACHE_CAPACITY";
     let threads = fs::read_dir("/proc/self/task").map_or(usize::MAX, Iterator::count);
     if threads == 1 && env::var_os(VARIABLE).is_none() {
         // SAFETY: no other thread is there to read or write the environment.
         unsafe { env::set_var(VARIABLE, count.to_string()) };
     }
-    threads == 1
 }
 
 /// Ends the process at once, without running destructors of libraries: a thread that is inside libtorch would find

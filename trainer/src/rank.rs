@@ -253,8 +253,7 @@ impl<'a, C: Collective> Run<'a, C> {
             if !finite {
                 self.optimizer.clear()?;
                 // With the smallest factor they would be if anything helped.
-                self.check_finite("the gradient", if is_hopeless { f64::NAN } else { 0.0 })?;
-                return Ok(0.0);
+                return if is_hopeless { Err(self.diverged("the gradient")) } else { Ok(0.0) };
             }
         }
         let norm = self.optimizer.step(rate)?;
@@ -264,13 +263,16 @@ impl<'a, C: Collective> Run<'a, C> {
 
     /// Ends a run whose weights are lost, before a checkpoint is made of them.
     fn check_finite(&self, what: &'static str, number: f64) -> Result<(), TrainError> {
+        if number.is_finite() { Ok(()) } else { Err(self.diverged(what)) }
+    }
+
+    fn diverged(&self, what: &'static str) -> TrainError {
         let advice = if self.job.fp16 {
             "take bf16, whose numbers have a wider range, or a lower learning_rate"
         } else {
             "take a lower learning_rate, a longer warm-up or a higher temperature"
         };
-        let step = self.state.step + 1;
-        if number.is_finite() { Ok(()) } else { Err(TrainError::Diverged { step, what, advice }) }
+        TrainError::Diverged { step: self.state.step + 1, what, advice }
     }
 
     /// This rank's loss, and tokens read.

@@ -91,6 +91,14 @@ fn of_all_together() -> Vec<Case> {
             "1 examples do not fill one batch on each of 2 ranks",
         ),
         (json!({ "evaluation": { "split": 1e-9 } }), &["evaluation"], "holds out no question"),
+        // What depends on a field that is wrong is not held against another one.
+        (json!({ "sentence_pooling_method": "max" }), &["sentence_pooling_method"], "wanted is cls, mean"),
+        (
+            json!({ "sentence_pooling_method": "max", "query_max_len": 1000 }),
+            &["sentence_pooling_method", "query_max_len"],
+            "it is 1000",
+        ),
+        (json!({ "use_lora": true, "lora_rank": 0 }), &["lora_rank"], "lora_rank"),
     ]
 }
 

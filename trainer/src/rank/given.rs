@@ -21,24 +21,30 @@ use crate::schedule::Schedule;
 pub struct Trial<'a>(pub &'a Job);
 
 impl Trial<'_> {
-    /// Reads the tokenizer and loads the model with all that is trained of it; what is wrong, by field.
-    #[must_use]
-    pub fn model(&self) -> Vec<(&'static str, TrainError)> {
-        let Self(job) = *self;
-        let tokenizer = match Tokenizer::open(&job.model, &job.model.join("config.json")) {
-            Ok(tokenizer) => tokenizer,
-            Err(error) => return vec![("model", error.into())],
+    /// Reads the tokenizer; fields of lengths that the model has no positions for, and what is wrong with each.
+    ///
+    /// # Errors
+    /// [`TrainError::Model`] where there is no tokenizer.
+    pub fn lengths(&self) -> Result<Vec<(&'static str, String)>, TrainError> {
+        let found = windows(self.0, &tokenizer(self.0)?).into_iter();
+        Ok(found.map(|(field, what)| (field, format!("it {what}"))).collect())
+    }
+
+    /// Loads the model with all that is trained of it.
+    ///
+    /// # Errors
+    /// The field that keeps it from being loaded, and why.
+    pub fn model(&self) -> Result<(), (&'static str, TrainError)> {
+        let job = self.0;
+        let load = || {
+            let objective = objective(job, &collator_of(job, tokenizer(job)?))?;
+            load(job, Device::Cpu, &objective, None).map(drop)
         };
-        let windows = windows(job, &tokenizer).into_iter();
-        let mut faults: Vec<_> =
-            windows.map(|(field, what)| (field, TrainError::Unsupported(format!("it {what}")))).collect();
-        let objective = objective(job, &collator_of(job, tokenizer));
-        if let Err(error) = objective.and_then(|objective| load(job, Device::Cpu, &objective, None)) {
+        load().map_err(|error| {
             let is_adapters =
                 job.use_lora && matches!(error, TrainError::Model(LoadError::Unsupported { .. }));
-            faults.push((if is_adapters { "target_modules" } else { "model" }, error));
-        }
-        faults
+            (if is_adapters { "target_modules" } else { "model" }, error)
+        })
     }
 
     /// Loads the guide, if there is one.
@@ -74,9 +80,13 @@ fn windows(job: &Job, tokenizer: &Tokenizer) -> Vec<(&'static str, String)> {
         .collect()
 }
 
+fn tokenizer(job: &Job) -> Result<Tokenizer, TrainError> {
+    Ok(Tokenizer::open(&job.model, &job.model.join("config.json"))?)
+}
+
 /// Reads the tokenizer.
 pub(super) fn collator(job: &Job) -> Result<Collator, TrainError> {
-    let tokenizer = Tokenizer::open(&job.model, &job.model.join("config.json"))?;
+    let tokenizer = tokenizer(job)?;
     let beyond: Vec<String> =
         windows(job, &tokenizer).into_iter().map(|(field, what)| format!("{field} {what}")).collect();
     if beyond.is_empty() {

@@ -120,6 +120,18 @@ struct Beside {
     publish: Option<Publish>,
 }
 
+/// Fields that say how a model is loaded to be trained, beside itself and its kind.
+const LOADED_BY: [&str; 8] = [
+    "sentence_pooling_method",
+    "unified_finetuning",
+    "use_lora",
+    "lora_rank",
+    "lora_alpha",
+    "lora_dropout",
+    "target_modules",
+    "bf16",
+];
+
 const BESIDE: [&str; 4] = ["ranks", "timeout_seconds", "max_restarts", "publish"];
 
 fn one() -> usize {
@@ -250,21 +262,7 @@ impl Spec {
     /// the first lines of each file are read, which takes a while.
     pub fn look(&self, faults: &mut Faults) {
         let told = |error: TrainError| error.named(&self.job.fetched).to_string();
-        if !faults.concern(&["model"]) {
-            let pooling = self.job.pooling().ok();
-            match Checkpoint::open(&self.job.model, &Overrides { pooling, max_tokens: None }) {
-                Err(error) => faults.note("model", self.job.retold(&error.to_string())),
-                // With a stand-in for the kind it would be another model.
-                Ok(_) if faults.concern(&["kind"]) => {}
-                Ok(_) => {
-                    for (field, error) in rank::Trial(&self.job).model() {
-                        if !faults.concern(&[field]) {
-                            faults.note(field, self.job.retold(&error.to_string()));
-                        }
-                    }
-                }
-            }
-        }
+        self.look_at_model(faults);
         if !faults.concern(&["guide_model"])
             && let Err(error) = rank::Trial(&self.job).guide()
         {
@@ -290,6 +288,36 @@ impl Spec {
             && let Err(error) = rank::evaluation(&self.job)
         {
             faults.note("evaluation", told(error));
+        }
+    }
+
+    /// What is wrong with the model as a rank would load it: not where that depends on a field that is wrong itself.
+    fn look_at_model(&self, faults: &mut Faults) {
+        if faults.concern(&["model"]) {
+            return;
+        }
+        let (job, told) = (&self.job, |error: TrainError| self.job.retold(&error.to_string()));
+        let overrides = Overrides { pooling: job.pooling().ok(), max_tokens: None };
+        if let Err(error) = Checkpoint::open(&job.model, &overrides) {
+            return faults.note("model", job.retold(&error.to_string()));
+        }
+        if faults.concern(&["kind"]) {
+            return;
+        }
+        match rank::Trial(job).lengths() {
+            Ok(beyond) => {
+                for (field, what) in beyond {
+                    if !faults.concern(&[field]) {
+                        faults.note(field, what);
+                    }
+                }
+            }
+            Err(error) => return faults.note("model", told(error)),
+        }
+        if !faults.concern(&LOADED_BY)
+            && let Err((field, error)) = rank::Trial(job).model()
+        {
+            faults.note(field, told(error));
         }
     }
 
