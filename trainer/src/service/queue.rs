@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time;
 
-use super::devices::Devices;
+use super::devices::{Devices, Share};
 use super::foreman::Shop;
 use super::journal::Journal;
 
@@ -46,15 +46,7 @@ impl Queue {
 
     /// Claims and begins what there are devices for.
     async fn begin(&self, jobs: &[ListedJob], lease: LeaseId) {
-        let mut is_full = false;
-        for found in turns(jobs, self.devices.count()) {
-            let wanted = wanted(found);
-            // Nobody overtakes the oldest: else one that takes many devices would wait for ever.
-            let share = if is_full && wanted > 0 { None } else { self.devices.take(wanted) };
-            let Some(share) = share else {
-                is_full = true;
-                continue;
-            };
+        for (found, share) in allotted(jobs, &self.devices) {
             let job = Job { trainer: Some(self.id.clone()), ..found.job.clone() };
             match self.etcd.claim_job(found, &job, (&self.id, lease)).await {
                 Ok(Some(fence)) => {
@@ -77,6 +69,19 @@ impl Queue {
     }
 }
 
+/// Jobs that can begin, each with what it runs on. Nobody who takes devices overtakes an older one: else one that takes many
+/// would wait for ever. Who takes none waits for nobody.
+fn allotted<'j>(jobs: &'j [ListedJob], devices: &Devices) -> Vec<(&'j ListedJob, Share)> {
+    let (mut allotted, mut is_full) = (Vec::new(), false);
+    for found in turns(jobs, devices.count()) {
+        let wanted = wanted(found);
+        let share = if is_full && wanted > 0 { None } else { devices.take(wanted) };
+        is_full |= share.is_none();
+        allotted.extend(share.map(|share| (found, share)));
+    }
+    allotted
+}
+
 /// Jobs that nobody runs and that `devices` are enough for, the oldest first.
 fn turns(jobs: &[ListedJob], devices: usize) -> Vec<&ListedJob> {
     let waits = |found: &&ListedJob| {
@@ -96,6 +101,7 @@ fn wanted(found: &ListedJob) -> usize {
 #[cfg(test)]
 mod tests {
     use cluster::{JobOutcome, Name};
+    use model::Device;
 
     use super::*;
 
@@ -146,5 +152,23 @@ mod tests {
         assert_eq!(wanted(&found), 2);
         found.cancelled = true;
         assert_eq!(wanted(&found), 0);
+    }
+
+    #[test]
+    fn who_takes_no_device_waits_for_nobody() {
+        let mut jobs = [job("wide", 2, 1), job("small", 1, 2), job("trained", 2, 3), job("unwanted", 2, 4)];
+        jobs[2].job.state = JobState::Publishing;
+        jobs[2].job.outcome.model = "/jobs/trained/model".to_owned();
+        jobs[3].cancelled = true;
+        let devices = Devices::new(&[Device::Cpu, Device::Cpu]);
+        let begun = || -> Vec<(String, usize)> {
+            let allotted = allotted(&jobs, &devices);
+            allotted.iter().map(|(found, share)| (found.name.to_string(), share.devices().len())).collect()
+        };
+        let of = |name: &str, devices| (name.to_owned(), devices);
+        assert_eq!(begun(), [of("wide", 2), of("trained", 0), of("unwanted", 0)]);
+        let _other = devices.take(1).unwrap();
+        // One is free, and kept for the oldest.
+        assert_eq!(begun(), [of("trained", 0), of("unwanted", 0)]);
     }
 }
