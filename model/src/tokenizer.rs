@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use thiserror::Error;
+use tokenizers::decoders::wordpiece::WordPiece as WordPieceDecoder;
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
@@ -366,6 +367,8 @@ fn word_piece(dir: &Path) -> Result<tokenizers::Tokenizer, LoadError> {
     tokenizer.with_normalizer(Some(normalizer)).map_err(|error| LoadError::format(&path, error))?;
     tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
     tokenizer.with_post_processor(Some(processor));
+    // Without it pieces of a word are spelled out apart.
+    tokenizer.with_decoder(Some(WordPieceDecoder::default()));
     Ok(tokenizer)
 }
 

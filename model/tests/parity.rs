@@ -158,6 +158,18 @@ fn cross_encoders_are_the_reference() {
 }
 
 #[test]
+fn a_text_that_is_spelled_out_again_has_its_tokens() {
+    let text = "the slowly growing ferns, unforgettable as they are";
+    for name in ["minilm", "bert-cls", "bert-mean", "xlmr-cls", "xlmr-bpe"] {
+        let tokenizer = open(name).tokenizer().unwrap();
+        let ids = |text: &str| tokenizer.encode(text, Truncation::None).unwrap().ids;
+        assert_eq!(ids(&tokenizer.shortened(text, 1_000).unwrap()), ids(text), "{name}");
+        let cut = ids(&tokenizer.shortened(text, 5).unwrap());
+        assert_eq!(cut[..cut.len() - 1], ids(text)[..cut.len() - 1], "{name}");
+    }
+}
+
+#[test]
 fn bf16_stays_true_where_the_processor_has_it() {
     let checkpoint = open("minilm");
     match Model::load(&checkpoint, Device::Cpu, Precision::Bf16) {
