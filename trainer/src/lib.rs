@@ -5,6 +5,7 @@ pub mod collective;
 pub mod data;
 mod error;
 pub mod evaluate;
+pub mod exchange;
 pub mod job;
 pub mod loss;
 pub mod objective;

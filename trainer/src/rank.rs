@@ -14,11 +14,12 @@ use crate::collective::{Collective, Timed};
 use crate::data::{Collator, Drawing, Group, Micro, Position, Stream, Wording};
 use crate::error::TrainError;
 use crate::evaluate::{Directory, Evaluation, InTraining, Metrics};
+use crate::exchange::sum_gradients;
 use crate::job::{Job, Kind};
 use crate::objective::{Batch, Objective};
 use crate::optimizer::Optimizer;
 use crate::schedule::Schedule;
-use crate::step::{Moment, Pairs, SCORES, Settings, Step, sum_gradients};
+use crate::step::{Moment, Pairs, SCORES, Settings, Step};
 use crate::trained;
 
 pub use given::{Trial, evaluation};

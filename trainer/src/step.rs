@@ -307,32 +307,3 @@ impl Gradients {
         Ok(sum)
     }
 }
-
-/// Numbers of a gradient that is exchanged by itself; smaller ones go together.
-const LARGE: usize = 1 << 16;
-
-/// Overwrites gradients with their sums over ranks: large ones where they are, the others in one exchange.
-///
-/// # Errors
-/// [`TrainError::Torch`] when a rank is gone or late.
-pub fn sum_gradients(world: &impl Collective, gradients: &[(&str, Tensor)]) -> Result<(), TrainError> {
-    if world.place().ranks == 1 {
-        return Ok(());
-    }
-    let _guard = tch::no_grad_guard();
-    let all = gradients.iter().map(|(_, gradient)| gradient);
-    let (large, small): (Vec<&Tensor>, Vec<&Tensor>) =
-        all.partition(|gradient| gradient.numel() >= LARGE && gradient.is_contiguous());
-    large.into_iter().try_for_each(|gradient| world.sum(gradient))?;
-    if small.is_empty() {
-        return Ok(());
-    }
-    let flat = small.iter().map(|gradient| gradient.f_reshape([-1])).collect::<Result<Vec<_>, _>>()?;
-    let sizes: Vec<i64> = flat.iter().map(Tensor::size1).collect::<Result<_, _>>()?;
-    let flat = Tensor::f_cat(&flat, 0)?;
-    world.sum(&flat)?;
-    for (gradient, sum) in small.into_iter().zip(flat.f_split_with_sizes(&sizes, 0)?) {
-        gradient.shallow_clone().f_copy_(&sum.f_view_as(gradient)?)?;
-    }
-    Ok(())
-}

@@ -2,18 +2,22 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod exchange;
+mod threads;
+
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Barrier, Mutex, PoisonError};
-use std::thread::Builder;
+use std::sync::{Mutex, PoisonError};
 
 use model::{Device, Dropout, Manner, Pooling, Sequence, Task, Trainee};
 use tch::{Kind, Tensor};
-use torch_ext::TorchError;
-use trainer::collective::{Alone, Collective, Place};
+use trainer::collective::{Alone, Collective};
 use trainer::data::Custom;
+use trainer::exchange::sum_gradients;
 use trainer::loss::{Contrast, Distillation, GradientScale, Negatives, Sifting};
 use trainer::objective::{Batch, Objective, Side};
-use trainer::step::{Moment, Pairs, SCORES, Settings, Step, sum_gradients};
+use trainer::step::{Moment, Pairs, SCORES, Settings, Step};
+
+use threads::on_ranks;
 
 const MOMENT: Moment = Moment { micro_step: 3, accumulated: 2, teach: true };
 
@@ -214,81 +218,13 @@ fn check_dropout(manner: &Manner, chunk: Option<usize>) {
     assert!((slope / squares - 1.0).abs() < 0.02, "{slope} {squares}");
 }
 
-/// Where the threads of three ranks meet: each leaves a tensor, and all take all of them.
-#[derive(Debug)]
-struct Meeting {
-    barrier: Barrier,
-    left: Mutex<[Option<Tensor>; 3]>,
-}
-
-/// A rank that is a thread. Several of libtorch's own groups in one process are not safe: they write to one flight
-/// recorder without a lock.
-#[derive(Debug)]
-struct Threaded {
-    rank: usize,
-    meeting: Arc<Meeting>,
-}
-
-impl Collective for Threaded {
-    fn place(&self) -> Place {
-        Place { rank: self.rank, ranks: 3 }
-    }
-
-    fn gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>, TorchError> {
-        let Meeting { barrier, left } = &*self.meeting;
-        left.lock().unwrap()[self.rank] = Some(tensor.detach().copy());
-        barrier.wait();
-        let all = left.lock().unwrap().iter().flatten().map(Tensor::copy).collect();
-        barrier.wait();
-        Ok(all)
-    }
-
-    fn sum(&self, tensor: &Tensor) -> Result<(), TorchError> {
-        let total = self.gather(tensor)?.into_iter().reduce(|a, b| a + b).unwrap();
-        tensor.shallow_clone().copy_(&total);
-        Ok(())
-    }
-}
-
-#[test]
-fn gradients_are_summed_whatever_their_size_and_layout() {
-    let meeting = Arc::new(Meeting { barrier: Barrier::new(3), left: Mutex::new([None, None, None]) });
-    let given = |rank: i64| {
-        let count = |n: i64| Tensor::arange(n, (Kind::Float, tch::Device::Cpu)) + rank * 1_000;
-        // Large, small, large and not contiguous, small, large.
-        let turned = count(300 * 250).view([300, 250]).transpose(0, 1);
-        [count(70_000), count(3), turned, count(1), count(1 << 16).view([256, 256])]
-    };
-    let ranks = (0..3).map(|rank| {
-        let world = Threaded { rank: usize::try_from(rank).unwrap(), meeting: Arc::clone(&meeting) };
-        let summed = move || {
-            let gradients = given(rank).map(|gradient| ("", gradient));
-            sum_gradients(&world, &gradients).unwrap();
-            gradients.map(|(_, gradient)| gradient)
-        };
-        Builder::new().spawn(summed).unwrap()
-    });
-    let ranks: Vec<_> = ranks.collect();
-    for rank in ranks {
-        for (found, first) in rank.join().unwrap().iter().zip(given(0)) {
-            assert_eq!(*found, first * 3 + 3_000);
-        }
-    }
-}
-
 /// Gradients of three ranks, each on its own batch.
 fn on_three_ranks(
     objective: impl Fn() -> Objective + Copy + Send + 'static,
     settings: Settings,
     batch: impl Fn(u32) -> Batch + Copy + Send + 'static,
 ) -> Vec<Vec<(String, Tensor)>> {
-    let meeting = Arc::new(Meeting { barrier: Barrier::new(3), left: Mutex::new([None, None, None]) });
-    let ranks = (0..3_u32).map(|rank| {
-        let world = Threaded { rank: usize::try_from(rank).unwrap(), meeting: Arc::clone(&meeting) };
-        let rank_of = move || run(&world, &objective(), settings, &batch(rank)).1;
-        Builder::new().name(format!("rank-{rank}")).spawn(rank_of).unwrap()
-    });
-    ranks.collect::<Vec<_>>().into_iter().map(|rank| rank.join().unwrap()).collect()
+    on_ranks(move |rank, world| run(world, &objective(), settings, &batch(rank)).1)
 }
 
 #[test]
