@@ -5,6 +5,7 @@
 //! thread that owns its device.
 
 mod adapter;
+mod anew;
 mod body;
 mod checkpoint;
 mod config;
@@ -18,6 +19,7 @@ mod layers;
 mod layout;
 mod modules;
 mod pickle;
+mod saved;
 mod sequence;
 mod state_dict;
 mod tokenizer;
@@ -25,6 +27,7 @@ mod trainee;
 mod weights;
 
 pub use adapter::Lora;
+pub use anew::{complete, lacking};
 pub use checkpoint::{Card, Checkpoint, Overrides};
 pub use config::Kind;
 pub use device::{Device, Instructions, Precision, gemm_rate, prepare, reach, set_threads, supports};

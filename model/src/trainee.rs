@@ -4,12 +4,10 @@
 //! laid out by `[sequences, width]` comes only where a loss needs it. Parameters go by the names that they have in
 //! the checkpoint's files, and are saved under them beside everything else that the files hold.
 
-use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype, View};
 use tch::{Kind, TchError, Tensor};
 use torch_ext::Activation;
 
@@ -23,14 +21,9 @@ use crate::head::{Classifier, Head};
 use crate::layers::{Linear, Loader, Trained};
 use crate::layout::Layout;
 use crate::modules::Pooling;
+use crate::saved::{self, Saved};
 use crate::sequence::Sequence;
-use crate::state_dict;
-use crate::weights::{Stored, Weights};
-
-/// Bge-m3's two heads, where they lie in one file that is not a pickle.
-const UNIFIED: &str = "m3_heads.safetensors";
-/// The same, as the reference has them: a file of `torch.save` each, `colbert_linear.pt` and `sparse_linear.pt`.
-const HEADS: [&str; 2] = ["colbert_linear", "sparse_linear"];
+use crate::weights::{HEADS, Weights};
 
 /// A tensor that training may move.
 #[derive(Debug)]
@@ -175,13 +168,7 @@ impl Trainee {
         device: Device,
     ) -> Result<Self, LoadError> {
         let config = Config::load(config)?;
-        let mut files = Weights::open(weights)?;
-        if task == Task::Unified {
-            files.add_if_there(weights.join(UNIFIED))?;
-            for head in HEADS {
-                files.add_layer_if_there(weights.join(format!("{head}.pt")), head)?;
-            }
-        }
+        let files = Weights::open_for(weights, task)?;
         let device = device.torch();
         let trained = Trained { manner, parameters: RefCell::default(), adapters: RefCell::default() };
         let loader = Loader { weights: &files, device, kind: Kind::Float, trained: Some(&trained) };
@@ -332,10 +319,7 @@ impl Trainee {
             };
             Ok((name, view))
         });
-        let views: Vec<(&str, Saved<'_>)> = views.collect::<Result<_, TchError>>()?;
-        let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-        let written = safetensors::serialize_to_file(views, Some(metadata), path);
-        written.map_err(|error| LoadError::format(path, error))
+        saved::write(path, views.collect::<Result<Vec<_>, TchError>>()?)
     }
 }
 
@@ -348,18 +332,13 @@ impl Trainee {
     pub fn save_heads(&self, dir: &Path) -> Result<Vec<PathBuf>, LoadError> {
         let Heads::Unified { .. } = &self.heads else { return Ok(Vec::new()) };
         let save = |head: &str| {
-            let part = |field: &'static str| -> Result<(&str, Saved<'_>), LoadError> {
+            let part = |field: &str| {
                 let name = format!("{head}.{field}");
                 let parameter = self.parameters.iter().find(|parameter| parameter.name == name);
                 let missing = || LoadError::MissingTensor { path: dir.to_owned(), tensor: name.clone() };
-                Ok((field, Saved::of(&parameter.ok_or_else(missing)?.tensor)?))
+                parameter.map(|parameter| &parameter.tensor).ok_or_else(missing)
             };
-            let parts = [part("weight")?, part("bias")?];
-            let tensors = parts.each_ref().map(|(name, part)| (*name, part.shape.as_slice(), &*part.bytes));
-            let path = dir.join(format!("{head}.pt"));
-            state_dict::write(&path, &tensors)
-                .map_err(|source| LoadError::Read { path: path.clone(), source })?;
-            Ok(path)
+            saved::write_head(dir, head, part("weight")?, part("bias")?)
         };
         HEADS.into_iter().map(save).collect()
     }
@@ -423,44 +402,4 @@ pub fn normalized(rows: &Tensor) -> Result<Tensor, TchError> {
 /// Sets libtorch's generators, from which dropout is drawn.
 pub fn seed(number: i64) {
     tch::manual_seed(number);
-}
-
-/// A tensor as it is written.
-struct Saved<'a> {
-    bytes: Cow<'a, [u8]>,
-    shape: Vec<usize>,
-    dtype: Dtype,
-}
-
-impl<'a> Saved<'a> {
-    fn of(tensor: &Tensor) -> Result<Self, TchError> {
-        let shape = tensor.size().into_iter().map(|n| usize::try_from(n).unwrap_or(0)).collect();
-        let tensor = tensor.f_detach()?.f_to_device(tch::Device::Cpu)?.f_contiguous()?;
-        let mut bytes = vec![0; tensor.numel() * size_of::<f32>()];
-        tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
-        Ok(Self { bytes: bytes.into(), shape, dtype: Dtype::F32 })
-    }
-
-    fn stored(stored: Stored<'a>) -> Self {
-        let shape = stored.shape.into_iter().map(|n| usize::try_from(n).unwrap_or(0)).collect();
-        Self { bytes: stored.bytes.into(), shape, dtype: stored.dtype }
-    }
-}
-
-impl View for Saved<'_> {
-    fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(&self.bytes)
-    }
-
-    fn data_len(&self) -> usize {
-        self.bytes.len()
-    }
 }

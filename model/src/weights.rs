@@ -12,9 +12,15 @@ use torch_ext::MappedFile;
 use crate::config::read_json;
 use crate::error::LoadError;
 use crate::state_dict::{self, Placed};
+use crate::trainee::Task;
 
-const SINGLE: &str = "model.safetensors";
+/// The one file of weights that are not in shards.
+pub(crate) const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+/// Bge-m3's two heads, where they lie in one file that is not a pickle.
+const UNIFIED: &str = "m3_heads.safetensors";
+/// The same, as the reference has them: a file of `torch.save` each, `colbert_linear.pt` and `sparse_linear.pt`.
+pub(crate) const HEADS: [&str; 2] = ["colbert_linear", "sparse_linear"];
 /// Names under which a body is saved inside a model with a head.
 const PREFIXES: [&str; 3] = ["", "bert.", "roberta."];
 /// Every family's first tensor, which shows the prefix.
@@ -82,6 +88,18 @@ impl Weights {
         Ok(weights)
     }
 
+    /// As [`open`](Self::open), with the files of heads that `task` needs, where they are there.
+    pub(crate) fn open_for(dir: &Path, task: Task) -> Result<Self, LoadError> {
+        let mut weights = Self::open(dir)?;
+        if task == Task::Unified {
+            weights.add_if_there(dir.join(UNIFIED))?;
+            for head in HEADS {
+                weights.add_layer_if_there(dir.join(format!("{head}.pt")), head)?;
+            }
+        }
+        Ok(weights)
+    }
+
     fn add(&mut self, path: PathBuf) -> Result<(), LoadError> {
         let map = MappedFile::open(&path).map_err(|source| LoadError::Read { path: path.clone(), source })?;
         let (header, metadata) =
@@ -98,13 +116,13 @@ impl Weights {
     }
 
     /// Adds a file of heads that lies beside the weights, if it is there.
-    pub(crate) fn add_if_there(&mut self, path: PathBuf) -> Result<(), LoadError> {
+    fn add_if_there(&mut self, path: PathBuf) -> Result<(), LoadError> {
         if path.exists() { self.add(path) } else { Ok(()) }
     }
 
     /// Adds the weight and the bias of the layer `layer` from a file of `torch.save` that lies beside the weights, if it is
     /// there. They take the place of others of the name.
-    pub(crate) fn add_layer_if_there(&mut self, path: PathBuf, layer: &str) -> Result<(), LoadError> {
+    fn add_layer_if_there(&mut self, path: PathBuf, layer: &str) -> Result<(), LoadError> {
         if !path.exists() {
             return Ok(());
         }
@@ -129,6 +147,16 @@ impl Weights {
     /// The full name of a tensor of the body.
     pub(crate) fn name(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
+    }
+
+    /// Whether there is a tensor of this full name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
+    }
+
+    /// The name of a tensor of the body without what stands before all of them; none of another's.
+    pub(crate) fn within_body<'a>(&self, name: &'a str) -> Option<&'a str> {
+        name.strip_prefix(self.prefix)
     }
 
     /// A tensor of the body, as stored.

@@ -87,7 +87,8 @@ pub fn run(
     device: Device,
     report: impl FnMut(&Told),
 ) -> Result<(), TrainError> {
-    train(job, world, device, report).map_err(|error| error.named(&job.fetched))
+    let run = || train(&*given::completed(job, world)?, world, device, report);
+    run().map_err(|error| error.named(&job.fetched))
 }
 
 fn train(
@@ -118,7 +119,7 @@ fn train(
     if step != run.state.step {
         // That of step 0 is the initial model, of which there is no checkpoint.
         let from = Some((&checkpoints, step)).filter(|_| step > 0);
-        run.model = given::load(job, device, &run.objective, from)?;
+        run.model = given::load(job, device, from)?;
     }
     let model = job.output_dir.join("model");
     if world.place().rank == 0 {
@@ -172,7 +173,7 @@ impl<'a, C: Collective> Run<'a, C> {
     ) -> Result<Self, TrainError> {
         let collator = given::collator(job)?;
         let objective = given::objective(job, &collator)?;
-        let model = given::load(job, device, &objective, from.map(|step| (checkpoints, step)))?;
+        let model = given::load(job, device, from.map(|step| (checkpoints, step)))?;
         let guide = given::guide(job, device)?;
         let mut optimizer = Optimizer::new(model.parameters(), job.optimizer())?;
         let (mut stream, held) = given::stream(job, world.place())?;

@@ -76,9 +76,13 @@ fn of_all_together() -> Vec<Case> {
             "is empty",
         ),
         // What a rank could not begin with.
-        (json!({ "kind": "reranker", "negatives_cross_device": false }), &["model"], "classifier"),
+        (
+            json!({ "kind": "reranker", "negatives_cross_device": false, "use_lora": true }),
+            &["use_lora"],
+            "this one lacks classifier",
+        ),
         (json!({ "guide_model": checkpoint("xlmr-cross") }), &["guide_model"], "makes no vectors"),
-        (json!({ "unified_finetuning": true }), &["model"], "colbert_linear"),
+        (json!({ "unified_finetuning": true, "use_lora": true }), &["use_lora"], "lacks colbert_linear"),
         (json!({ "use_lora": true, "target_modules": ["q_proj"] }), &["target_modules"], "q_proj"),
         (
             json!({ "passage_max_len": 1000 }),

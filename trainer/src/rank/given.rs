@@ -1,11 +1,14 @@
 //! What a job gives a rank to begin with: the model, the objective, the schedule and the data; and whether they go together.
 
+use std::borrow::Cow;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use model::{Device, LoadError, Overrides, Task, Tokenizer, Trainee};
 
-use crate::checkpoint::Checkpoints;
-use crate::collective::Place;
+use super::together;
+use crate::checkpoint::{self, Checkpoints};
+use crate::collective::{Collective, Place};
 use crate::data::{
     BySet, Collator, Corpus, Custom, Drawing, Mixed, Order, Part, Random, Reader, Reading, Rest, Stream,
     Taught, Wording, by_file, files,
@@ -37,13 +40,22 @@ impl Trial<'_> {
     pub fn model(&self) -> Result<(), (&'static str, TrainError)> {
         let job = self.0;
         let load = || {
-            let objective = objective(job, &collator_of(job, tokenizer(job)?))?;
-            load(job, Device::Cpu, &objective, None).map(drop)
+            let lacking = lacking(job)?;
+            // Heads that are drawn anew go with any body.
+            let task = if lacking.is_empty() { task(job) } else { Task::Dense };
+            load_for(job, task, Device::Cpu, None).map(drop)
         };
         load().map_err(|error| {
             let is_adapters =
                 job.use_lora && matches!(error, TrainError::Model(LoadError::Unsupported { .. }));
-            (if is_adapters { "target_modules" } else { "model" }, error)
+            let field = if matches!(error, TrainError::Unsupported(_)) {
+                "use_lora"
+            } else if is_adapters {
+                "target_modules"
+            } else {
+                "model"
+            };
+            (field, error)
         })
     }
 
@@ -107,19 +119,72 @@ pub(super) fn guide(job: &Job, device: Device) -> Result<Option<Directory>, Trai
     job.guide_model.as_deref().map(open).transpose()
 }
 
+fn task(job: &Job) -> Task {
+    match job.kind {
+        Kind::Reranker => Task::Score,
+        Kind::Embedder if job.unified_finetuning => Task::Unified,
+        Kind::Embedder => Task::Dense,
+    }
+}
+
+/// Heads of its task that the model of `job` lacks.
+fn lacking(job: &Job) -> Result<Vec<&'static str>, TrainError> {
+    let lacking = model::lacking(&job.model, task(job))?;
+    if job.use_lora && !lacking.is_empty() {
+        let heads = lacking.join(", ");
+        let what = format!(
+            "use_lora is for models that have their heads, and this one lacks {heads}: drawn anew, they would not be trained"
+        );
+        return Err(TrainError::Unsupported(what));
+    }
+    Ok(lacking)
+}
+
+/// `job` with a model that has all heads of its task: where some are lacking, rank 0 draws them.
+pub(super) fn completed<'a>(job: &'a Job, world: &impl Collective) -> Result<Cow<'a, Job>, TrainError> {
+    let lacking = lacking(job)?;
+    if lacking.is_empty() {
+        return Ok(Cow::Borrowed(job));
+    }
+    let model = job.output_dir.join("initial");
+    if world.place().rank == 0 && !model.exists() {
+        let heads = lacking.join(", ");
+        tracing::warn!("{} has no {heads}: drawn anew, and to be trained from nothing", job.model.display());
+        let staged = model.with_file_name(".staged-initial");
+        checkpoint::clear(&staged)?;
+        fs::create_dir_all(&staged).map_err(|source| TrainError::io(&staged, source))?;
+        seed(job);
+        model::complete(&job.model, task(job), &staged)?;
+        checkpoint::place(&staged, &model)?;
+    }
+    together(world)?;
+    Ok(Cow::Owned(Job { model, ..job.clone() }))
+}
+
+fn seed(job: &Job) {
+    model::seed(i64::from_ne_bytes(job.seed.to_ne_bytes()));
+}
+
 /// The model of `job` on `device` as it was after a step, or initially, what is not to be trained frozen.
 pub(super) fn load(
     job: &Job,
     device: Device,
-    objective: &Objective,
     from: Option<(&Checkpoints, u64)>,
 ) -> Result<Trainee, TrainError> {
-    let task = if job.kind == Kind::Reranker { Task::Score } else { objective.task() };
+    load_for(job, task(job), device, from)
+}
+
+fn load_for(
+    job: &Job,
+    task: Task,
+    device: Device,
+    from: Option<(&Checkpoints, u64)>,
+) -> Result<Trainee, TrainError> {
     let (config, manner) = (job.model.join("config.json"), job.manner());
     let whole = from.filter(|_| !job.use_lora);
     let weights = whole.map_or_else(|| job.model.clone(), |(checkpoints, step)| checkpoints.path(step));
     // Adapters begin alike on every rank.
-    model::seed(i64::from_ne_bytes(job.seed.to_ne_bytes()));
+    seed(job);
     let model = Trainee::load_for(&config, &weights, (task, &manner), device)?;
     if let Some((checkpoints, step)) = from.filter(|_| job.use_lora) {
         checkpoints.read_adapters(step, &model)?;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod anew;
 mod evaluated;
 mod refused;
 mod resumed;
