@@ -137,10 +137,11 @@ pub use name::{GatewayId, InvalidName, Name, TrainerId, WorkerId};
 pub use operator::RequestError;
 pub use presence::{Candidate, Presence};
 pub use record::{
-    Alias, Canary, CanaryPlan, Comparison, Gateway, Golden, Histogram, Job, JobCurve, JobEvaluation,
-    JobEvent, JobGate, JobOutcome, JobOwner, JobProgress, JobState, JobStep, Leader, MalformedGolden,
-    ModelKind, Nack, NackReason, Pin, Ready, Refusal, Sample, Shadow, ShadowSample, Side, Spread, Swap,
-    SwapEvent, SwapMode, SwapPlan, SwapState, Trainer, TrialSample, Unreadable, Version, Worker,
+    Alias, Canary, CanaryPlan, Comparison, Gateway, Golden, GoldenSource, Histogram, Job, JobCurve,
+    JobEvaluation, JobEvent, JobGate, JobOutcome, JobOwner, JobProgress, JobState, JobStep, Leader,
+    MalformedGolden, ModelKind, Nack, NackReason, Pin, Ready, Refusal, Sample, Shadow, ShadowSample, Side,
+    Spread, Swap, SwapEvent, SwapMode, SwapPlan, SwapState, Trainer, TrialSample, Unfaithful, Unreadable,
+    Version, Worker,
 };
 pub use swap::{Refused, SwapSettings};
 pub use trainers::TrainerPlace;

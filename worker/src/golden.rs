@@ -1,51 +1,18 @@
-//! Golden inputs: a few texts, and what a checkpoint makes of them. Whoever publishes a checkpoint records them, and a
-//! worker is ready with it only when it meets them: a damaged file, a wrong pooling, a processor that calculates
-//! otherwise would all show here, before anybody is answered.
+//! What a checkpoint makes of golden inputs: when it is tried, those of this release and those that its publisher has
+//! vectors of; when it is prepared, those of its record, which it has to [meet](Golden::check).
 
-use cluster::Golden;
+use cluster::{Golden, ModelKind, Unfaithful};
 use model::{Card, Kind, Model, RunError, Sequence, Tokenizer, Truncation, normalize};
 
 use crate::vectors::sigmoid;
 
-/// The cosine that each golden vector must keep with the one recorded.
-const COSINE: f32 = 0.999;
-/// What a golden score, between 0 and 1, may differ from the one recorded. A cross-encoder in reduced precision is held
-/// to the same.
-const SCORE: f32 = 0.01;
 /// Tokens of one batch, unless a single text has more.
 const BATCH_TOKENS: usize = 512;
-
-/// What stands between the two parts of a pair.
-const BETWEEN: char = '\n';
-
-/// Texts that differ in length, language and kind; the first halves of pairs are questions.
-const OWN: [(&str, &str); 8] = [
-    ("What names a checkpoint?", "The digest of its manifest names a checkpoint."),
-    ("hello", "Hello, world!"),
-    ("Où sont les vecteurs ?", "Les vecteurs de deux modèles ne se comparent pas."),
-    ("Wie alt ist der Baum?", "Die Linde vor dem Haus ist über dreihundert Jahre alt."),
-    ("什么是向量检索？", "向量检索按照向量之间的距离查找相似的文本。"),
-    ("ما هو البحث الدلالي؟", "البحث الدلالي يجد النصوص المتشابهة في المعنى."),
-    ("fn main", "fn main() { let x = [1, 2, 3]; println!(\"{:?}\", x.iter().sum::<i32>()); }"),
-    (
-        "How is an index moved from one checkpoint to another?",
-        "A vector means something only inside its own space. When a model is trained further, the same sentence is put \
-         in another place, and an index that was built before does not know the new places. So every document is \
-         embedded once more with the new checkpoint, into an index of its own, while questions are still answered from \
-         the old one with vectors of the old checkpoint. Only when the new index is whole do questions go to it, and \
-         only then may the old checkpoint be let go. Until that day both must be served side by side, each under its \
-         own digest, and no answer may ever hold vectors of both. Whoever mixes them gets neighbours by accident, and \
-         nothing in the numbers themselves would tell him so.",
-    ),
-];
 
 /// The golden inputs of this release, for a checkpoint of `kind`, and those of `more`.
 #[must_use]
 pub fn texts(kind: Kind, more: Vec<String>) -> Vec<String> {
-    let own = OWN.iter().map(|(question, text)| match kind {
-        Kind::Embedder => (*text).to_owned(),
-        Kind::CrossEncoder => format!("{question}{BETWEEN}{text}"),
-    });
+    let own = Golden::inputs(kind_of(kind)).map(|(query, text)| Golden::pair(query, text));
     own.chain(more).collect()
 }
 
@@ -60,7 +27,7 @@ pub fn answers(
     card: &Card,
     texts: &[String],
 ) -> Result<Vec<f32>, String> {
-    let read = |text: &String| match (card.kind, text.split_once(BETWEEN)) {
+    let read = |text: &String| match (card.kind, text.split_once(Golden::BETWEEN)) {
         (Kind::CrossEncoder, Some((query, document))) => {
             tokenizer.encode_pair(query, document, Truncation::End)
         }
@@ -113,51 +80,15 @@ fn batches(sequences: &[Sequence]) -> Vec<Vec<&Sequence>> {
 ///
 /// # Errors
 /// Which text differs, and by how much.
-pub fn check(golden: &Golden, card: &Card, found: &[f32]) -> Result<Option<f32>, String> {
-    let recorded = golden.vectors().map_err(|malformed| malformed.to_string())?;
-    let width = match card.kind {
-        Kind::Embedder => card.dimensions,
-        Kind::CrossEncoder => 1,
-    };
-    if recorded.len() != golden.texts.len() * width || found.len() != recorded.len() {
-        let (texts, numbers) = (golden.texts.len(), recorded.len());
-        return Err(format!("{numbers} numbers are recorded for {texts} texts, and each has {width}"));
-    }
-    let pairs = recorded.chunks_exact(width.max(1)).zip(found.chunks_exact(width.max(1)));
-    match card.kind {
-        Kind::Embedder => {
-            let mut lowest = f32::INFINITY;
-            for (at, (recorded, found)) in pairs.enumerate() {
-                let cosine = cosine(recorded, found);
-                // A cosine that is not a number is unfaithful too.
-                if cosine.is_nan() || cosine < COSINE {
-                    return Err(format!("the cosine of text {at} is {cosine:.5}, and must be {COSINE}"));
-                }
-                lowest = lowest.min(cosine);
-            }
-            Ok(lowest.is_finite().then_some(lowest))
-        }
-        Kind::CrossEncoder => {
-            let differs = |(_, (recorded, found)): &(usize, (&[f32], &[f32]))| {
-                let difference = (recorded[0] - found[0]).abs();
-                difference.is_nan() || difference > SCORE
-            };
-            match pairs.enumerate().find(differs) {
-                Some((at, (recorded, found))) => {
-                    let (recorded, found) = (recorded[0], found[0]);
-                    Err(format!("the score of pair {at} is {found:.4}, and was {recorded:.4}"))
-                }
-                None => Ok(None),
-            }
-        }
-    }
+pub fn check(golden: &Golden, card: &Card, found: &[f32]) -> Result<Option<f32>, Unfaithful> {
+    golden.check(kind_of(card.kind), card.dimensions, found)
 }
 
-fn cosine(a: &[f32], b: &[f32]) -> f32 {
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
-    #[allow(clippy::cast_possible_truncation)] // Rounding is meant.
-    let cosine = (dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()) as f32;
-    cosine
+fn kind_of(kind: Kind) -> ModelKind {
+    match kind {
+        Kind::Embedder => ModelKind::Embedder,
+        Kind::CrossEncoder => ModelKind::CrossEncoder,
+    }
 }
 
 #[cfg(test)]
@@ -177,48 +108,6 @@ mod tests {
         }
     }
 
-    /// Recorded and found numbers; what is wrong with them, or the lowest cosine.
-    #[track_caller]
-    fn compare(kind: Kind, recorded: &[f32], found: &[f32], expected: Result<Option<f32>, &str>) {
-        let texts = vec![String::new(); recorded.len() / if kind == Kind::Embedder { 2 } else { 1 }];
-        let checked = check(&Golden::new(texts, recorded), &card(kind, true), found);
-        match (checked, expected) {
-            (Ok(Some(cosine)), Ok(Some(expected))) => assert!((cosine - expected).abs() < 1e-4, "{cosine}"),
-            (Ok(cosine), Ok(expected)) => assert_eq!(cosine, expected),
-            (Err(reason), Err(part)) => assert!(reason.contains(part), "{reason}"),
-            (checked, _) => panic!("{checked:?}"),
-        }
-    }
-
-    #[test]
-    fn vectors_keep_their_direction() {
-        compare(Kind::Embedder, &[1.0, 0.0, 0.0, 1.0], &[2.0, 0.0, 0.0, 0.1], Ok(Some(1.0)));
-        compare(Kind::Embedder, &[1.0, 0.0], &[1.0, 0.03], Ok(Some(0.99955)));
-        compare(Kind::Embedder, &[1.0, 0.0, 0.0, 1.0], &[1.0, 0.0, 0.1, 1.0], Err("text 1 is 0.99504"));
-        compare(Kind::Embedder, &[1.0, 0.0], &[f32::NAN, 0.0], Err("text 0 is NaN"));
-        compare(Kind::Embedder, &[1.0, 0.0], &[0.0, 0.0], Err("text 0 is NaN"));
-        compare(Kind::Embedder, &[], &[], Ok(None));
-    }
-
-    #[test]
-    fn scores_stay_near() {
-        compare(Kind::CrossEncoder, &[0.5, 1.0], &[0.509, 0.991], Ok(None));
-        compare(Kind::CrossEncoder, &[0.5, 1.0], &[0.5, 0.98], Err("pair 1 is 0.9800, and was 1.0000"));
-        compare(Kind::CrossEncoder, &[0.5], &[f32::NAN], Err("pair 0"));
-    }
-
-    #[test]
-    fn a_record_of_another_size_is_not_met() {
-        compare(
-            Kind::Embedder,
-            &[1.0, 0.0],
-            &[1.0, 0.0, 0.0, 1.0],
-            Err("2 numbers are recorded for 1 texts"),
-        );
-        let golden = Golden::new(vec!["a".into(), "b".into()], &[1.0, 0.0]);
-        assert!(check(&golden, &card(Kind::Embedder, true), &[1.0, 0.0]).is_err());
-    }
-
     #[test]
     fn answers_are_as_callers_get_them() {
         assert_eq!(answer(&[3.0, 4.0], &card(Kind::Embedder, true)), [0.6, 0.8]);
@@ -227,13 +116,11 @@ mod tests {
     }
 
     #[test]
-    fn own_inputs_are_texts_or_pairs() {
-        let more = vec!["more".to_owned()];
-        let embedder = texts(Kind::Embedder, more.clone());
-        assert_eq!((embedder.len(), embedder.last()), (9, Some(&"more".to_owned())));
-        assert!(embedder.iter().all(|text| !text.contains(BETWEEN)));
-        let pairs = texts(Kind::CrossEncoder, more);
-        assert!(pairs[..8].iter().all(|text| text.matches(BETWEEN).count() == 1));
+    fn a_publishers_inputs_come_behind_those_of_this_release() {
+        for kind in [Kind::Embedder, Kind::CrossEncoder] {
+            let texts = texts(kind, vec!["more".to_owned()]);
+            assert_eq!((texts.len(), texts.last()), (9, Some(&"more".to_owned())));
+        }
     }
 
     #[test]

@@ -106,7 +106,7 @@ pub fn build(
         let (tokenizer, card) = (checkpoint.tokenizer()?, checkpoint.card());
         let judge = |model: &Model| {
             let found = golden::answers(model, &tokenizer, card, &recorded.texts)?;
-            golden::check(recorded, card, &found)
+            golden::check(recorded, card, &found).map_err(|unfaithful| unfaithful.to_string())
         };
         let judged = Model::load_judged(checkpoint, (device, precision), judge)?;
         let (encoder, cosine) = judged.map_err(BuildError::Golden)?;

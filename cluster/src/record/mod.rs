@@ -9,6 +9,7 @@
 mod alias;
 mod entry;
 mod gateway;
+mod golden;
 mod job;
 mod leader;
 mod nack;
@@ -26,6 +27,7 @@ pub(crate) use entry::{Raw, Record, Revision};
 pub use alias::{Alias, Canary, Shadow};
 pub(crate) use gateway::Seen;
 pub use gateway::{Gateway, TrialSample};
+pub use golden::{Golden, GoldenSource, MalformedGolden, Unfaithful};
 pub use job::{
     Job, JobCurve, JobEvaluation, JobEvent, JobGate, JobOutcome, JobOwner, JobProgress, JobState, JobStep,
     Trainer,
@@ -35,7 +37,7 @@ pub use nack::{Nack, NackReason};
 pub use pin::Pin;
 pub use sample::{Histogram, Sample, ShadowSample, Side, Spread};
 pub use swap::{CanaryPlan, Comparison, Refusal, Swap, SwapEvent, SwapMode, SwapPlan, SwapState};
-pub use version::{Golden, MalformedGolden, ModelKind, Version};
+pub use version::{ModelKind, Version};
 pub use worker::{Ready, Worker};
 
 /// The version this release writes, and the only one it reads.

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use manifest::Manifest;
 use serde::{Deserialize, Serialize};
+
+use super::Golden;
 
 /// A checkpoint of a model. Its key names it by the digest of its [manifest](Self::manifest); the rest is what was
 /// learnt of it, and two publications of one digest agree on nothing but the manifest.
@@ -49,48 +49,12 @@ pub enum ModelKind {
     CrossEncoder,
 }
 
-/// Inputs, and what the checkpoint made of them, in f32, at the worker that tried it when it was published.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Golden {
-    /// The inputs; for a cross-encoder each is a query and a document with a line feed between.
-    pub texts: Vec<String>,
-    /// Base64 of f32, little-endian: `[texts, dimensions]`, or `[texts]` scores of a cross-encoder.
-    vectors: String,
-}
-
-/// That recorded vectors are not base64 of whole numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the golden vectors are not base64 of f32")]
-pub struct MalformedGolden;
-
-impl Golden {
-    /// What `texts` became: `vectors` is `[texts, dimensions]` flat, or `[texts]` scores.
-    #[must_use]
-    pub fn new(texts: Vec<String>, vectors: &[f32]) -> Self {
-        let bytes: Vec<u8> = vectors.iter().flat_map(|number| number.to_le_bytes()).collect();
-        Self { texts, vectors: BASE64.encode(bytes) }
-    }
-
-    /// `[texts, dimensions]` flat, or `[texts]` scores. How many numbers there are is not checked against the texts.
-    ///
-    /// # Errors
-    /// [`MalformedGolden`] where the record holds something else.
-    pub fn vectors(&self) -> Result<Vec<f32>, MalformedGolden> {
-        let bytes = BASE64.decode(&self.vectors).map_err(|_| MalformedGolden)?;
-        let (numbers, rest) = bytes.as_chunks::<4>();
-        if !rest.is_empty() {
-            return Err(MalformedGolden);
-        }
-        Ok(numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use manifest::ManifestFile;
 
     use super::*;
-    use crate::record::{decode, encode};
+    use crate::record::{GoldenSource, decode, encode};
 
     #[test]
     fn a_version_read_back_is_the_version_written() {
@@ -104,21 +68,11 @@ mod tests {
             tokenizer_sha256: "1".repeat(64),
             parent: None,
             evaluation: BTreeMap::from([("ndcg_at_10".to_owned(), 0.71)]),
-            golden: Some(Golden::new(vec!["a text".into()], &[0.6, -0.8])),
+            golden: Some(Golden::new(vec!["a text".into()], &[0.6, -0.8], GoldenSource::Publisher)),
             job: None,
             created_unix_ms: 1,
         };
         let read: Version = decode(&encode(&version)).unwrap();
         assert_eq!((read.manifest.digest(), &read), (version.manifest.digest(), &version));
-    }
-
-    #[test]
-    fn golden_vectors_come_back_to_the_bit() {
-        let vectors = [0.1, -0.0, f32::MIN_POSITIVE, f32::MAX];
-        assert_eq!(Golden::new(Vec::new(), &vectors).vectors(), Ok(vectors.to_vec()));
-        for text in ["?", "AAA=", "AAAAAAA="] {
-            let golden = Golden { texts: Vec::new(), vectors: text.into() };
-            assert_eq!(golden.vectors(), Err(MalformedGolden), "{text}");
-        }
     }
 }

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cluster::{
-    Etcd, Follow, Gateway, GatewayId, Golden, MembershipOptions, ModelKind, Name, Pace, Presence, Settings,
-    Sight, Swap, SwapPlan, SwapSettings, SwapState, Version, View, WorkerId, follow, lead,
+    Etcd, Follow, Gateway, GatewayId, Golden, GoldenSource, MembershipOptions, ModelKind, Name, Pace,
+    Presence, Settings, Sight, Swap, SwapPlan, SwapSettings, SwapState, Version, View, WorkerId, follow,
+    lead,
 };
 use manifest::{Manifest, ManifestFile};
 use model::{Checkpoint, Overrides};
@@ -165,7 +166,11 @@ pub(crate) fn version(manifest: Manifest, tried: &Tried) -> Version {
         tokenizer_sha256: tried.tokenizer_sha256.clone(),
         parent: None,
         evaluation: BTreeMap::new(),
-        golden: Some(Golden::new(tried.golden_texts.clone(), &floats(&tried.golden_vectors))),
+        golden: Some(Golden::new(
+            tried.golden_texts.clone(),
+            &floats(&tried.golden_vectors),
+            GoldenSource::Trial,
+        )),
         job: None,
         created_unix_ms: 1,
     }

@@ -1,7 +1,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use cluster::{Golden, Nack, NackReason, SwapState, View};
+use cluster::{Golden, GoldenSource, Nack, NackReason, SwapState, View};
 use proto::v1::Stage;
 
 use crate::checkpoint;
@@ -75,7 +75,8 @@ async fn vectors_that_are_not_those_recorded() {
     let mut vectors = golden.vectors().unwrap();
     let row = version.manifest.dimensions;
     vectors[row..2 * row].reverse();
-    version.golden = Some(Golden::new(golden.texts, &vectors));
+    // Whoever computed them.
+    version.golden = Some(Golden::new(golden.texts, &vectors, GoldenSource::Publisher));
     scene.etcd.forget_version("m", &published.digest).await.unwrap();
     scene.etcd.put_version("m", &version, None).await.unwrap();
     check(&scene, &worker, &published.digest, (NackReason::Golden, "the cosine of text 1 is")).await;

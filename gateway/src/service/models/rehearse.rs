@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cluster::{Golden, ListedVersion, ModelKind};
+use cluster::{Golden, GoldenSource, ListedVersion, ModelKind};
 use manifest::Manifest;
 use proto::v1;
 use proto::v1::publish_response::Step;
@@ -219,7 +219,7 @@ fn judge(upload: &Upload, rival: Option<&Rival>, tried: Tried) -> Result<Rehears
     };
     golden_texts.truncate(own);
     vectors.truncate(own * row);
-    let golden = Golden::new(golden_texts, &vectors);
+    let golden = Golden::new(golden_texts, &vectors, GoldenSource::Trial);
     let architecture = card.checkpoint.architecture;
     Ok(Rehearsed { manifest, kind, architecture, index_space, tokenizer_sha256, golden })
 }
@@ -310,7 +310,7 @@ mod tests {
     fn a_checkpoint_that_claims_nothing_has_a_space_of_its_own() {
         let found = judge(&upload(None), None, tried(&[], &[0.6, 0.8])).unwrap();
         assert_eq!((found.index_space, found.kind), (manifest().digest(), ModelKind::Embedder));
-        assert_eq!(found.golden, Golden::new(vec!["own".into()], &[0.6, 0.8]));
+        assert_eq!(found.golden, Golden::new(vec!["own".into()], &[0.6, 0.8], GoldenSource::Trial));
     }
 
     #[test]
@@ -369,7 +369,7 @@ mod tests {
                 created_unix_ms: 0,
             },
         };
-        let golden = Some(Golden::new(vec!["theirs".into()], &[1.0, 0.0]));
+        let golden = Some(Golden::new(vec!["theirs".into()], &[1.0, 0.0], GoldenSource::Trial));
         let versions = [version("other", golden.clone()), version("bare", None), version("space", golden)];
         let found = Rival::of(&upload(Some("space")), &versions).unwrap().unwrap();
         assert_eq!((found.digest.as_str(), found.vectors), ("of space", vec![1.0, 0.0]));
