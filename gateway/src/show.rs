@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cluster::{Alias, ListedVersion, ModelKind, Swap, SwapMode, SwapState, View};
+use cluster::{Alias, GoldenSource, ListedVersion, ModelKind, Swap, SwapMode, SwapState, View};
 use proto::v1;
 
 use crate::checkpoint::Digest;
@@ -29,9 +29,18 @@ pub fn version(listed: &ListedVersion, view: &View, fleet: &Fleet) -> v1::Versio
         job: version.job.clone().unwrap_or_default(),
         created_unix_ms: version.created_unix_ms,
         golden_inputs: small(golden_inputs),
+        golden_from: golden_from(version.golden.as_ref().map(|golden| golden.from)).into(),
         stored: version.stored,
         pinned: view.pins.contains_key(&(model.clone(), digest.clone())),
         role: role(view.aliases.get(model), view.swaps.get(model), digest).into(),
+    }
+}
+
+fn golden_from(source: Option<GoldenSource>) -> v1::GoldenSource {
+    match source {
+        None => v1::GoldenSource::Unspecified,
+        Some(GoldenSource::Trial) => v1::GoldenSource::Trial,
+        Some(GoldenSource::Publisher) => v1::GoldenSource::Publisher,
     }
 }
 

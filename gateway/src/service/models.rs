@@ -16,6 +16,7 @@ use crate::resolve::unreachable;
 use crate::wire::{self, swaps};
 
 mod collect;
+mod golden;
 mod publish;
 mod rehearse;
 mod swap;

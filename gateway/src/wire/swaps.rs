@@ -9,8 +9,11 @@ use proto::v1;
 use super::{Fault, InvalidRequest, alias, digest_in, invalid};
 use crate::checkpoint::Digest;
 
+mod golden;
 #[cfg(test)]
 mod tests;
+
+pub use golden::Samples;
 
 /// Metrics of one evaluation.
 const METRICS: usize = 256;
@@ -46,6 +49,8 @@ pub struct Upload {
     pub job: Option<Job>,
     /// How to go on to a swap, if at all.
     pub promote: Option<SwapPlan>,
+    /// What the publisher computed of some inputs.
+    pub golden: Option<Samples>,
 }
 
 /// A fine-tuning job, as a publisher names it.
@@ -133,6 +138,7 @@ pub fn upload(wire: v1::PublishRequest, most: u64) -> Result<Upload, InvalidRequ
         job,
         job_owner_revision,
         promote,
+        golden,
     } = begin;
     if !["", "cls", "mean", "last"].contains(&pooling.as_str()) {
         let why = format!("{pooling:?} is none of cls, mean and last");
@@ -151,6 +157,7 @@ pub fn upload(wire: v1::PublishRequest, most: u64) -> Result<Upload, InvalidRequ
         evaluation: metrics(evaluation)?,
         job: self::job(&job, job_owner_revision)?,
         promote: promote.map(|plan| self::plan("begin.promote", plan)).transpose()?,
+        golden: Samples::parse(golden)?,
     })
 }
 

@@ -22,6 +22,7 @@ mod calls_are_copied_for_comparison;
 mod deadlines_are_kept;
 mod ending_fails_no_call;
 mod gateways_share_a_swap;
+mod golden_vectors_come_from_who_publishes;
 mod keys_have_quotas;
 mod limits_are_held;
 mod names_are_learnt_from_workers;

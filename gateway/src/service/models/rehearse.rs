@@ -12,6 +12,7 @@ use proto::worker::v1::{TrialReport, TrialRequest, Tried};
 use tokio::time;
 use tonic::Streaming;
 
+use super::golden::agrees;
 use super::publish::{Answers, Ended, tell};
 use crate::checkpoint::{Card, Kind};
 use crate::error::{self, Defect, ManageError, Unmet};
@@ -91,14 +92,14 @@ impl Service {
             files: files.collect(),
             pooling: upload.pooling.clone(),
             max_tokens: upload.max_tokens,
-            texts: rival.map(|rival| rival.texts.clone()).unwrap_or_default(),
+            texts: asked(upload, rival).cloned().collect(),
         };
         let nobody =
             format!("no worker that may serve model {} can be reached to try the checkpoint", upload.model);
         let mut last = not_now(&nobody);
         for link in self.idlest(upload) {
             match on(&link, &request, answers).await? {
-                Ok(tried) => return Ok(judge(upload, rival, tried)?),
+                Ok(tried) => return Ok(judge(upload, rival, (link.seat.id.as_str(), tried))?),
                 Err(failure) => {
                     let reason = failure.label();
                     tracing::info!(worker = %link.seat, reason, "a worker did not try a checkpoint out");
@@ -191,8 +192,19 @@ fn floats(bytes: &[u8]) -> Option<Vec<f32>> {
     (rest.is_empty() && numbers.iter().all(|number| number.is_finite())).then_some(numbers)
 }
 
-/// Holds what a worker says against what was uploaded, and against the index space that is claimed.
-fn judge(upload: &Upload, rival: Option<&Rival>, tried: Tried) -> Result<Rehearsed, ManageError> {
+/// What a worker is asked to run beside its own inputs: the rival's, then the publisher's.
+fn asked<'a>(upload: &'a Upload, rival: Option<&'a Rival>) -> impl Iterator<Item = &'a String> {
+    let theirs = rival.into_iter().flat_map(|rival| &rival.texts);
+    theirs.chain(upload.golden.iter().flat_map(|samples| &samples.golden.texts))
+}
+
+/// Holds what `worker` says against what was uploaded, against what the publisher computed, and against the index space that
+/// is claimed.
+fn judge(
+    upload: &Upload,
+    rival: Option<&Rival>,
+    (worker, tried): (&str, Tried),
+) -> Result<Rehearsed, ManageError> {
     let Tried { manifest, checkpoint, tokenizer_sha256, mut golden_texts, golden_vectors } = tried;
     let manifest = Manifest::parse(manifest.as_bytes()).map_err(|error| Defect(error.to_string()))?;
     let digest = manifest.digest();
@@ -207,19 +219,25 @@ fn judge(upload: &Upload, rival: Option<&Rival>, tried: Tried) -> Result<Rehears
     };
     let mut vectors = floats(&golden_vectors).ok_or_else(|| defect("vectors that are none"))?;
     let row = manifest.dimensions.max(1);
-    let asked = rival.map_or(0, |rival| rival.texts.len());
-    let own = golden_texts.len().checked_sub(asked).filter(|_| vectors.len() == golden_texts.len() * row);
+    let own = golden_texts.len().checked_sub(asked(upload, rival).count());
+    let own = own.filter(|_| vectors.len() == golden_texts.len() * row);
     let own = own.ok_or_else(|| defect("another number of vectors than of texts"))?;
+    let asked = vectors.split_off(own * row);
+    let (theirs, given) = asked.split_at(rival.map_or(0, |rival| rival.texts.len()) * row);
+    let golden = if let Some(samples) = &upload.golden {
+        agrees(samples, (kind, row), (worker, given))?;
+        samples.golden.clone()
+    } else {
+        golden_texts.truncate(own);
+        Golden::new(golden_texts, &vectors, GoldenSource::Trial)
+    };
     let index_space = match rival {
         None => digest,
         Some(rival) => {
-            meets(rival, (kind, row), &vectors[own * row..])?;
+            meets(rival, (kind, row), theirs)?;
             rival.index_space.clone()
         }
     };
-    golden_texts.truncate(own);
-    vectors.truncate(own * row);
-    let golden = Golden::new(golden_texts, &vectors, GoldenSource::Trial);
     let architecture = card.checkpoint.architecture;
     Ok(Rehearsed { manifest, kind, architecture, index_space, tokenizer_sha256, golden })
 }
@@ -261,6 +279,7 @@ mod tests {
     use tonic::{Code, Status};
 
     use super::*;
+    use crate::wire::swaps::Samples;
 
     fn files() -> Vec<ManifestFile> {
         vec![ManifestFile { path: "config.json".into(), sha256: "0".repeat(64), size: 1 }]
@@ -277,6 +296,7 @@ mod tests {
             evaluation: std::collections::BTreeMap::new(),
             job: None,
             promote: None,
+            golden: None,
         }
     }
 
@@ -308,7 +328,7 @@ mod tests {
 
     #[test]
     fn a_checkpoint_that_claims_nothing_has_a_space_of_its_own() {
-        let found = judge(&upload(None), None, tried(&[], &[0.6, 0.8])).unwrap();
+        let found = judge(&upload(None), None, ("w1", tried(&[], &[0.6, 0.8]))).unwrap();
         assert_eq!((found.index_space, found.kind), (manifest().digest(), ModelKind::Embedder));
         assert_eq!(found.golden, Golden::new(vec!["own".into()], &[0.6, 0.8], GoldenSource::Trial));
     }
@@ -318,8 +338,8 @@ mod tests {
         #[track_caller]
         fn check(rival: &Rival, ours: &[f32], expected: Result<&str, Code>) {
             let texts: Vec<_> = rival.texts.iter().map(String::as_str).collect();
-            let found =
-                judge(&upload(Some("space")), Some(rival), tried(&texts, &[&[1.0, 0.0], ours].concat()));
+            let tried = tried(&texts, &[&[1.0, 0.0], ours].concat());
+            let found = judge(&upload(Some("space")), Some(rival), ("w1", tried));
             let found = found.map(|found| found.index_space).map_err(|error| Status::from(error).code());
             assert_eq!(found, expected.map(str::to_owned));
         }
@@ -329,6 +349,33 @@ mod tests {
         check(&rival(&[1.0, 0.0]), &[0.0, 0.0], Err(Code::FailedPrecondition));
         let wider = Rival { vectors: vec![1.0, 0.0, 0.0], ..rival(&[1.0, 0.0]) };
         check(&wider, &[1.0, 0.0], Err(Code::FailedPrecondition));
+    }
+
+    #[test]
+    fn what_the_publisher_computed_is_kept_where_the_worker_agrees() {
+        let samples = |vectors: &[f32]| Samples {
+            kind: ModelKind::Embedder,
+            width: 2,
+            golden: Golden::new(vec!["a".into(), "b".into()], vectors, GoldenSource::Publisher),
+        };
+        let found = |theirs: &[f32], rival: Option<&Rival>| {
+            let upload = Upload { golden: Some(samples(theirs)), ..upload(rival.map(|_| "space")) };
+            let texts: Vec<_> = asked(&upload, rival).map(String::as_str).collect();
+            let ours = match rival {
+                None => vec![1.0, 0.0, 0.6, 0.8, 0.8, 0.6],
+                Some(_) => vec![1.0, 0.0, 0.0, 1.0, 0.6, 0.8, 0.8, 0.6],
+            };
+            judge(&upload, rival, ("w1", tried(&texts, &ours))).map_err(Status::from)
+        };
+        let theirs = [0.6, 0.801, 0.8, 0.6];
+        for rival in [None, Some(rival(&[0.0, 1.0]))] {
+            assert_eq!(found(&theirs, rival.as_ref()).unwrap().golden, samples(&theirs).golden);
+            let refused = found(&[0.6, 0.8, 0.6, 0.8], rival.as_ref()).unwrap_err();
+            assert_eq!(refused.code(), Code::FailedPrecondition);
+            assert!(refused.message().starts_with("begin.golden[1], \"b\": "), "{}", refused.message());
+        }
+        let status = found(&theirs, Some(&rival(&[1.0, 0.0]))).unwrap_err();
+        assert!(status.message().contains("index space"), "{status}");
     }
 
     #[test]
@@ -345,7 +392,7 @@ mod tests {
             Tried { golden_texts: Vec::new(), ..honest() },
         ];
         for said in cases {
-            let error = judge(&upload(None), None, said.clone()).unwrap_err();
+            let error = judge(&upload(None), None, ("w1", said.clone())).unwrap_err();
             assert_eq!(Status::from(error).code(), Code::Internal, "{said:?}");
         }
     }
