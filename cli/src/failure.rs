@@ -59,7 +59,7 @@ impl Failure {
 impl From<publisher::Failure> for Failure {
     fn from(failure: publisher::Failure) -> Self {
         match failure {
-            publisher::Failure::NoCheckpoint(why) => Self::Usage(why),
+            publisher::Failure::NoCheckpoint(why) | publisher::Failure::NoSamples(why) => Self::Usage(why),
             publisher::Failure::Protocol(_) => Self::Refused(failure.to_string()),
             publisher::Failure::Local(error) => Self::Local(error),
         }

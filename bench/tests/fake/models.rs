@@ -8,10 +8,10 @@ use proto::v1::publish_request::Step as Sent;
 use proto::v1::publish_response::Step as Heard;
 use proto::v1::{
     Checkpoint, CheckpointFile, CollectRequest, CollectResponse, GetModelRequest, GetSwapRequest,
-    ListModelsRequest, ListModelsResponse, ListVersionsRequest, ListVersionsResponse, Model, ModelKind,
-    PinRequest, Preparation, PromoteRequest, PublishBegin, PublishProgress, PublishRequest, PublishResponse,
-    PublishWants, RetireRequest, RollbackRequest, Stage, Swap, SwapState, Version, VersionRole, WantedFile,
-    WatchSwapRequest,
+    GoldenSource, ListModelsRequest, ListModelsResponse, ListVersionsRequest, ListVersionsResponse, Model,
+    ModelKind, PinRequest, Preparation, PromoteRequest, PublishBegin, PublishProgress, PublishRequest,
+    PublishResponse, PublishWants, RetireRequest, RollbackRequest, Stage, Swap, SwapState, Version,
+    VersionRole, WantedFile, WatchSwapRequest,
 };
 use tokio_stream::StreamExt as _;
 use tonic::{Request, Response, Status, Streaming};
@@ -127,6 +127,8 @@ impl Services {
                 return Err(Status::failed_precondition(refusal));
             }
             control.asked.push(format!("{begin:?}"));
+            let golden_from =
+                if begin.golden.is_empty() { GoldenSource::Trial } else { GoldenSource::Publisher };
             let version = Version {
                 checkpoint: Some(checkpoint(&begin.model, &digest(&begin.files))),
                 model: begin.model,
@@ -135,6 +137,7 @@ impl Services {
                 evaluation: begin.evaluation,
                 stored: true,
                 golden_inputs: 3,
+                golden_from: golden_from.into(),
                 role: VersionRole::Unspecified.into(),
                 ..Version::default()
             };

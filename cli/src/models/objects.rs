@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use proto::v1::{
-    Checkpoint, CheckpointFile, Comparison, Metric, Model, ModelKind, Preparation, Stage, Swap, SwapEvent,
-    SwapMode, SwapState, Version, VersionRole,
+    Checkpoint, CheckpointFile, Comparison, GoldenSource, Metric, Model, ModelKind, Preparation, Stage, Swap,
+    SwapEvent, SwapMode, SwapState, Version, VersionRole,
 };
 use serde_json::{Value, json};
 
@@ -44,6 +44,7 @@ pub(super) fn version(version: &Version) -> Value {
         "job": version.job,
         "tokenizer_sha256": version.tokenizer_sha256,
         "golden_inputs": version.golden_inputs,
+        "golden_from": golden_from(version.golden_from()),
         "evaluation": metrics,
         "created_unix_ms": version.created_unix_ms,
         "files": version.files.iter().map(file).collect::<Vec<_>>(),
@@ -122,6 +123,14 @@ pub(super) fn kind(kind: ModelKind) -> &'static str {
         ModelKind::Unspecified => "unknown",
         ModelKind::Embedder => "embedder",
         ModelKind::CrossEncoder => "cross-encoder",
+    }
+}
+
+pub(super) fn golden_from(source: GoldenSource) -> Option<&'static str> {
+    match source {
+        GoldenSource::Unspecified => None,
+        GoldenSource::Trial => Some("trial"),
+        GoldenSource::Publisher => Some("publisher"),
     }
 }
 

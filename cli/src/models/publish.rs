@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use manifest::ManifestFile;
-use proto::v1::{CheckpointFile, GetSwapRequest, Metric, Preparation, PublishBegin, Stage, Swap, Version};
+use proto::v1::{
+    CheckpointFile, GetSwapRequest, GoldenSample, GoldenSource, Metric, Preparation, PublishBegin, Stage,
+    Swap, Version,
+};
 use publisher::{Cut, News, Outgoing, persist};
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -46,6 +49,13 @@ pub(super) struct PublishArgs {
     /// What its makers measured, such as `ndcg_at_10=0.61`; repeat for more
     #[arg(long = "metric", value_name = "NAME=VALUE", value_parser = metric)]
     metrics: Vec<Metric>,
+    /// What an implementation of your own makes of some inputs; all workers are held to it
+    ///
+    /// Lines of `{"text": …, "embedding": […]}`, or, for a cross-encoder, of `{"query": …, "text": …, "score": …}`: vectors
+    /// as long as the checkpoint's, or scores from 0 to 1, computed in f32 of the texts as they are, without prompts. At
+    /// most 64. The worker that tries the checkpoint has to agree, else nothing is published.
+    #[arg(long, value_name = "FILE")]
+    golden: Option<PathBuf>,
     /// How long a server that is busy or away is waited for, seconds
     #[arg(long, default_value_t = 120, value_name = "SECONDS")]
     patience: u64,
@@ -82,16 +92,26 @@ pub(super) async fn run(args: PublishArgs, remote: &Remote) -> Result<(), Failur
         args.plan.without_swap()?;
     }
     let paths = publisher::find(&args.dir)?;
+    let golden = args.golden.as_deref().map(publisher::golden).transpose()?.unwrap_or_default();
     // Before the bytes are read, so that a wrong address is known at once.
     let gateway = remote.connect().await?;
     let files = hashed(&args, paths, remote).await?;
     let begun = Instant::now();
-    let version = publish(&gateway, &args, &files, remote).await?;
+    let first = begin(&args, &files, golden);
+    let version = publish(&gateway, &args, (&first, &files), remote).await?;
     let digest = version.checkpoint.as_ref().map(|it| it.digest.clone()).unwrap_or_default();
     let seconds = begun.elapsed().as_secs_f64();
     if !remote.json {
         let model = print::printable(&version.model, 60);
         print::line(format_args!("{model}@{digest} is published, in {seconds:.1} s"))?;
+    }
+    if let Some(file) = &args.golden
+        && version.golden_from() != GoldenSource::Publisher
+    {
+        let file = file.display();
+        print::note(format_args!(
+            "it was known before: it meets {file}, and workers are held to what they were held to"
+        ));
     }
     let swap = if args.promote { last_swap(&gateway, &version.model, &digest).await? } else { None };
     let ended = match swap {
@@ -148,10 +168,9 @@ async fn hashed(
 async fn publish(
     gateway: &Gateway,
     args: &PublishArgs,
-    files: &[ManifestFile],
+    (begin, files): (&PublishBegin, &[ManifestFile]),
     remote: &Remote,
 ) -> Result<Version, Failure> {
-    let begin = begin(args, files);
     let total = files.iter().map(|file| file.size).sum();
     let mut meter = if remote.json { Meter::Nothing } else { Meter::new(0, Some(total)) };
     let mut trial = String::new();
@@ -165,7 +184,7 @@ async fn publish(
     // A failure of this machine is not cured by patience.
     let mut here = None;
     let call = async |outgoing: Outgoing| gateway.models().publish(gateway.unhurried(outgoing)).await;
-    let attempt = async || match publisher::attempt(call, &args.dir, &begin, files, &mut told).await {
+    let attempt = async || match publisher::attempt(call, &args.dir, begin, files, &mut told).await {
         Ok(version) => Ok(Some(version)),
         Err(Cut::Status(status)) => Err(status),
         Err(Cut::Here(failure)) => {
@@ -193,7 +212,7 @@ fn tell(worker: &Preparation, meter: &Meter, last: &mut String) {
     }
 }
 
-fn begin(args: &PublishArgs, files: &[ManifestFile]) -> PublishBegin {
+fn begin(args: &PublishArgs, files: &[ManifestFile], golden: Vec<GoldenSample>) -> PublishBegin {
     let file = |file: &ManifestFile| CheckpointFile {
         path: file.path.clone(),
         size: file.size,
@@ -210,6 +229,7 @@ fn begin(args: &PublishArgs, files: &[ManifestFile]) -> PublishBegin {
         job: String::new(),
         job_owner_revision: 0,
         promote: args.promote.then(|| args.plan.to_plan()),
+        golden,
     }
 }
 

@@ -123,7 +123,7 @@ fn of_version(version: &Version) -> Vec<(&'static str, String)> {
         ),
         ("pinned", if version.pinned { "yes" } else { "no" }.to_owned()),
         ("tokenizer", version.tokenizer_sha256.clone()),
-        ("golden inputs", version.golden_inputs.to_string()),
+        ("golden inputs", golden(version)),
     ];
     let known = [("parent", &version.parent), ("job", &version.job)];
     facts.extend(
@@ -136,6 +136,15 @@ fn of_version(version: &Version) -> Vec<(&'static str, String)> {
             .map(|metric| ("evaluation", format!("{} {:.4}", metric.name, metric.value))),
     );
     facts
+}
+
+/// How many there are, and whose vectors workers are held to.
+fn golden(version: &Version) -> String {
+    let count = version.golden_inputs;
+    match objects::golden_from(version.golden_from()) {
+        Some(source) => format!("{count}, from the {source}"),
+        None => count.to_string(),
+    }
 }
 
 fn facts(facts: &[(&str, String)]) -> Result<(), Failure> {

@@ -106,6 +106,29 @@ fn a_directory_that_holds_no_checkpoint_is_refused_before_anything_is_sent() {
 }
 
 #[test]
+fn what_the_publisher_computed_goes_with_it() {
+    let (fake, dir) = (Fake::start(), checkpoint());
+    let file = dir.path().join("golden.jsonl");
+    let line = |text: &str, numbers: &[f32]| json!({ "text": text, "embedding": numbers }).to_string();
+    fs::write(&file, [line("a text", &[0.6, 0.8]), line("another", &[1.0, 0.0])].join("\n")).unwrap();
+    let golden = ["--golden", file.to_str().unwrap()];
+    let object = publish(&fake, dir.path(), &[&golden[..], &["--json"]].concat()).json().remove(0);
+    assert_eq!(object["version"]["golden_from"], json!("publisher"));
+    let asked = fake.state().control.asked.remove(0);
+    assert!(asked.contains("text: \"a text\"") && asked.contains("text: \"another\""), "{asked}");
+    let digest = object["version"]["digest"].as_str().unwrap();
+    let shown = beige(&fake, &["models", "show", &format!("mini@{digest}")]);
+    assert!(shown.stdout.contains("golden inputs  3, from the publisher\n"), "{shown:?}");
+
+    let (fake, received) = (Fake::start(), |fake: &Fake| fake.state().control.received);
+    fs::write(&file, [line("a text", &[0.6, 0.8]), line("another", &[1.0])].join("\n")).unwrap();
+    let sentence = format!("{}, line 2: its embedding has 1 numbers, and the first 2", file.display());
+    publish(&fake, dir.path(), &golden).failed(2, &sentence);
+    publish(&fake, dir.path(), &["--golden", "/nowhere/x"]).failed(1, "cannot read /nowhere/x");
+    assert_eq!(received(&fake), 0, "nothing was sent");
+}
+
+#[test]
 fn it_may_be_promoted_at_once() {
     let (fake, dir) = (Fake::start(), checkpoint());
     fake.state().control.script = vec![swap(SwapState::Requested), swap(SwapState::Committed)];
