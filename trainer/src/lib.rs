@@ -6,6 +6,7 @@ pub mod data;
 mod error;
 pub mod evaluate;
 pub mod exchange;
+pub mod golden;
 pub mod job;
 pub mod loss;
 pub mod objective;

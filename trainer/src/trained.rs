@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::checkpoint::{self, clear, place, sync};
 use crate::error::TrainError;
+use crate::golden;
 use crate::job::{Job, Kind};
 
 /// Files of the initial checkpoint that say what the trained one is too.
@@ -23,10 +24,11 @@ const COPIED: [&str; 6] = [
     "sentencepiece.bpe.model",
 ];
 
-/// Writes the trained model to `to`, whole or not at all.
+/// Writes the trained model to `to`, whole or not at all; then, beside it, what it makes of the
+/// [golden inputs](crate::golden).
 ///
 /// # Errors
-/// [`TrainError::Io`] names the file that could not be written.
+/// [`TrainError::Io`] names the file that could not be written; as [`golden::write`], and then the model is there.
 pub fn write(job: &Job, model: &Trainee, to: &Path) -> Result<(), TrainError> {
     let staged = to.with_file_name(".staged-model");
     clear(&staged)?;
@@ -48,7 +50,8 @@ pub fn write(job: &Job, model: &Trainee, to: &Path) -> Result<(), TrainError> {
     for head in model.save_heads(&staged)? {
         sync(&head)?;
     }
-    place(&staged, to)
+    place(&staged, to)?;
+    golden::write(job, to, &to.with_file_name(golden::FILE))
 }
 
 fn sentence_transformers(job: &Job, dir: &Path) -> Result<(), TrainError> {

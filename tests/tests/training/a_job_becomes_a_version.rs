@@ -3,7 +3,7 @@
 use std::fs;
 
 use proto::v1::models_client::ModelsClient;
-use proto::v1::{GetModelRequest, JobGate, JobState, ListVersionsRequest, Version};
+use proto::v1::{GetModelRequest, GoldenSource, JobGate, JobState, ListVersionsRequest, Version};
 use serde_json::{Value, json};
 use tests::{Plan, checkpoint};
 use tonic::transport::Channel;
@@ -46,10 +46,17 @@ async fn a_trained_model_is_compared_published_and_swapped_in() {
     let served = models.get(GetModelRequest { name: "m".into() }).await.unwrap().into_inner();
     assert_eq!(served.checkpoint.unwrap().digest, done.digest);
     assert_eq!(served.epoch, 2);
-    let version = &version(&mut models, &done.digest).await;
+    let version = &version(&mut models, "m", &done.digest).await;
     assert_eq!(version.job, "first");
     assert!(version.evaluation.iter().any(|metric| metric.name == "ndcg_at_10"), "{version:?}");
     check_recorded(version, &gate);
+    check_golden(version);
+}
+
+/// Workers are held to what the trainer made of the golden inputs.
+#[track_caller]
+fn check_golden(version: &Version) {
+    assert_eq!((version.golden_inputs, version.golden_from()), (8, GoldenSource::Publisher), "{version:?}");
 }
 
 /// The decision, with its numbers, is in the version's record.
@@ -66,8 +73,8 @@ fn check_recorded(version: &Version, gate: &JobGate) {
     }
 }
 
-async fn version(models: &mut ModelsClient<Channel>, digest: &str) -> Version {
-    let asked = ListVersionsRequest { model: "m".into() };
+async fn version(models: &mut ModelsClient<Channel>, model: &str, digest: &str) -> Version {
+    let asked = ListVersionsRequest { model: model.to_owned() };
     let versions = models.list_versions(asked).await.unwrap().into_inner().versions;
     let is_it = |version: &Version| version.checkpoint.as_ref().is_some_and(|it| it.digest == digest);
     versions.into_iter().find(is_it).unwrap()
@@ -90,7 +97,7 @@ async fn what_is_no_better_is_published_and_not_promoted() {
     let served = models.get(GetModelRequest { name: "m".into() }).await.unwrap().into_inner();
     assert_eq!(served.epoch, 1);
     assert_ne!(served.checkpoint.unwrap().digest, done.digest);
-    check_recorded(&version(&mut models, &done.digest).await, &done.gate.unwrap());
+    check_recorded(&version(&mut models, "m", &done.digest).await, &done.gate.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -132,7 +139,8 @@ async fn a_trained_reranker_is_compared_over_the_wire_and_swapped_in() {
 
     let mut models = ModelsClient::new(scene.cluster.channel());
     let served = models.get(GetModelRequest { name: "r".into() }).await.unwrap().into_inner();
-    assert_eq!((served.checkpoint.unwrap().digest, served.epoch), (done.digest, 2));
+    assert_eq!((served.checkpoint.unwrap().digest, served.epoch), (done.digest.clone(), 2));
+    check_golden(&version(&mut models, "r", &done.digest).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

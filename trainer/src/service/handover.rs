@@ -7,7 +7,8 @@ use cluster::JobGate;
 use manifest::ManifestFile;
 use model::{Device, Overrides};
 use proto::v1::{
-    CheckpointFile, GetModelRequest, GetSwapRequest, Metric, PublishBegin, Swap, SwapPlan, SwapState,
+    CheckpointFile, GetModelRequest, GetSwapRequest, GoldenSample, Metric, PublishBegin, Swap, SwapPlan,
+    SwapState,
 };
 use publisher::{Cut, Outgoing, persist};
 use tokio::runtime::Handle;
@@ -20,6 +21,7 @@ use super::journal::{Journal, Lost};
 use super::spec::{Gate, Publish, Spec};
 use crate::error::TrainError;
 use crate::evaluate::{CrossEncoder, Directory, Metrics};
+use crate::golden;
 use crate::job::{Job, Kind};
 use crate::rank;
 
@@ -187,9 +189,9 @@ async fn upload(
     journal: &Journal,
 ) -> Result<String, Undelivered> {
     let dir = model.to_owned();
-    let hash = move || publisher::hash(&dir, &publisher::find(&dir)?, &|_| ());
-    let hashed = task::spawn_blocking(hash).await.map_err(|error| Undelivered::Failed(error.to_string()))?;
-    let files = hashed.map_err(|failure| Undelivered::Failed(failure.to_string()))?;
+    let read = move || contents(&dir);
+    let read = task::spawn_blocking(read).await.map_err(|error| Undelivered::Failed(error.to_string()))?;
+    let (files, golden) = read.map_err(|failure| Undelivered::Failed(failure.to_string()))?;
     let begin = PublishBegin {
         model: publish.alias.clone(),
         files: files.iter().map(file).collect(),
@@ -197,6 +199,7 @@ async fn upload(
         job: journal.fence.job.to_string(),
         job_owner_revision: journal.fence.owner_revision,
         promote,
+        golden,
         ..PublishBegin::default()
     };
     let mut here = None;
@@ -214,6 +217,15 @@ async fn upload(
     let version = persist(PATIENCE, waiting, attempt).await?;
     let version = version.ok_or_else(|| Undelivered::Failed(here.unwrap_or_default()))?;
     Ok(version.checkpoint.unwrap_or_default().digest)
+}
+
+/// The files of a finished model, and what its trainer made of the golden inputs. Blocks.
+fn contents(model: &Path) -> Result<(Vec<ManifestFile>, Vec<GoldenSample>), publisher::Failure> {
+    let files = publisher::hash(model, &publisher::find(model)?, &|_| ())?;
+    let golden = model.with_file_name(golden::FILE);
+    // A release that did not ask for them may have finished the model.
+    let golden = if golden.exists() { publisher::golden(&golden)? } else { Vec::new() };
+    Ok((files, golden))
 }
 
 fn file(file: &ManifestFile) -> CheckpointFile {

@@ -4,6 +4,7 @@
 
 mod anew;
 mod evaluated;
+mod golden;
 mod refused;
 mod resumed;
 mod sentence_transformers;
