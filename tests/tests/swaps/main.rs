@@ -10,6 +10,7 @@ mod a_way_back;
 mod checkpoints_are_told_apart;
 mod etcd_fails;
 mod gateways_fail;
+mod golden_vectors_come_from_who_publishes;
 mod many_in_a_row;
 mod memory_is_short;
 mod support;
