@@ -305,4 +305,24 @@ mod tests {
             assert_eq!(passes(trained, served, margin), expected, "{trained} {served:?} {margin}");
         }
     }
+
+    #[test]
+    fn the_golden_inputs_lie_beside_the_model() {
+        let dir = tempfile::tempdir().unwrap();
+        let model = dir.path().join("model");
+        std::fs::create_dir(&model).unwrap();
+        for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+            std::fs::write(model.join(name), name).unwrap();
+        }
+        // As a release leaves it that does not write them.
+        let (files, samples) = contents(&model).unwrap();
+        assert_eq!((files.len(), samples), (3, Vec::new()));
+        let file = dir.path().join("golden.jsonl");
+        std::fs::write(&file, "{\"text\": \"a\", \"embedding\": [1]}\n").unwrap();
+        let (files, samples) = contents(&model).unwrap();
+        assert_eq!((files.len(), samples[0].text.as_str()), (3, "a"), "they are no part of it");
+        std::fs::write(&file, "{\"text\"").unwrap();
+        let sentence = contents(&model).unwrap_err().to_string();
+        assert!(sentence.starts_with(&format!("{}, line 1: ", file.display())), "{sentence}");
+    }
 }
