@@ -1,7 +1,7 @@
 //! From a batch to its loss: what the model makes of it, and which loss that is fed to.
 
 use model::{Dropout, Hidden, Laying, Pooling, Sequence, Task, Trainee, normalized};
-use tch::{Kind, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 use crate::data::Custom;
 use crate::error::TrainError;
@@ -14,7 +14,7 @@ pub struct Objective {
     pub contrast: Contrast,
     /// How tokens' vectors become a text's.
     pub pooling: Pooling,
-    /// Whether rows are scaled to length 1 before they are compared.
+    /// Whether rows, and what is cut off them, are scaled to length 1 before they are compared.
     pub normalize: bool,
     /// First so many dimensions that are each trained to do alone; empty for the whole row alone.
     pub dimensions: Vec<i64>,
@@ -165,9 +165,12 @@ impl Objective {
             block: rows.block,
         };
         if !self.dimensions.is_empty() {
-            return Ok(loss::matryoshka(&ranks(rows.queries, rows.passages), &contrast, &self.dimensions)?);
+            let ranks = ranks(rows.queries, rows.passages);
+            return Ok(loss::matryoshka(&ranks, &contrast, &self.dimensions, |rows| self.finished(rows))?);
         }
-        let (queries, passages) = (self.finished(rows.queries)?, self.finished(rows.passages)?);
+        let all =
+            |rows: &[Tensor]| rows.iter().map(|rows| self.finished(rows)).collect::<Result<Vec<_>, _>>();
+        let (queries, passages) = (all(rows.queries)?, all(rows.passages)?);
         let ranks = ranks(&queries, &passages);
         match (&self.unified, rows.tokens) {
             (Some(markers), Some([queries, passages])) => {
@@ -182,9 +185,9 @@ impl Objective {
         }
     }
 
-    fn finished(&self, rows: &[Tensor]) -> Result<Vec<Tensor>, TrainError> {
-        let finish = |rows: &Tensor| if self.normalize { normalized(rows) } else { Ok(rows.shallow_clone()) };
-        Ok(rows.iter().map(finish).collect::<Result<_, _>>()?)
+    /// Pooled rows as they are compared.
+    fn finished(&self, rows: &Tensor) -> Result<Tensor, TchError> {
+        if self.normalize { normalized(rows) } else { Ok(rows.shallow_clone()) }
     }
 }
 

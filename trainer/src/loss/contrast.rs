@@ -2,7 +2,6 @@
 //!
 //! Source: van den Oord et al. 2018, arXiv:1807.03748; negatives over devices as in Qu et al. 2020, arXiv:2010.08191.
 
-use model::normalized;
 use tch::{TchError, Tensor};
 
 use super::distill::{Distillation, towards, weighted};
@@ -102,18 +101,25 @@ fn over_ranks(ranks: &Ranks<'_>, how: &Contrast) -> Result<Loss, TchError> {
     }
 }
 
-/// The mean of the losses over the first so many dimensions, each normalised by itself.
+/// The mean of the losses over the first so many dimensions, each cut off rows as they are pooled and finished by itself.
 ///
 /// Source: Kusupati et al. 2022, arXiv:2205.13147.
 ///
+/// * `finish` - makes of cut rows what is compared: normalises them, or leaves them
+///
 /// # Errors
 /// [`TchError`] when shapes do not fit.
-pub fn matryoshka(ranks: &Ranks<'_>, how: &Contrast, dimensions: &[i64]) -> Result<Loss, TchError> {
+pub fn matryoshka(
+    ranks: &Ranks<'_>,
+    how: &Contrast,
+    dimensions: &[i64],
+    finish: impl Fn(&Tensor) -> Result<Tensor, TchError>,
+) -> Result<Loss, TchError> {
     let mut total = Loss::default();
     for &wanted in dimensions {
         let cut = |rows: &Tensor| {
             let (_, all) = rows.size2()?;
-            normalized(&rows.f_narrow(1, 0, wanted.min(all))?)
+            finish(&rows.f_narrow(1, 0, wanted.min(all))?)
         };
         let cut = |rows: &[Tensor]| rows.iter().map(cut).collect::<Result<Vec<_>, _>>();
         let (queries, passages) = (cut(ranks.queries)?, cut(ranks.passages)?);
