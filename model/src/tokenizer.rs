@@ -177,9 +177,21 @@ impl Tokenizer {
     /// # Errors
     /// A [`LoadError`] for files that cannot be read, or a tokenizer with more tokens than the model.
     pub fn open(dir: &Path, config: &Path) -> Result<Self, LoadError> {
+        Self::read(dir, config, Modules::lowercases(dir)?)
+    }
+
+    /// As [`Tokenizer::open`], as `transformers` reads it, which puts no text into lower case before its tokenizer does:
+    /// a whole text is not what its letters are one by one.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::open`].
+    pub fn open_bare(dir: &Path, config: &Path) -> Result<Self, LoadError> {
+        Self::read(dir, config, false)
+    }
+
+    fn read(dir: &Path, config: &Path, lowercase: bool) -> Result<Self, LoadError> {
         let config = Config::load(config)?;
         let vocabulary = usize::try_from(config.vocabulary).unwrap_or(0);
-        let lowercase = Modules::lowercases(dir)?;
         Self::load(dir, &TokenizerSpec { max_tokens: config.window(), vocabulary, lowercase })
     }
 

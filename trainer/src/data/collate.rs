@@ -42,7 +42,7 @@ impl Collator {
     }
 
     /// A query with each of its passages, as the reference pairs them: both are cut, spelled out again, and read
-    /// together; then only the passage is cut.
+    /// together; then only the passage is cut. With nothing left of the passage the query stands alone.
     ///
     /// # Errors
     /// As [`Collator::queries`].
@@ -52,9 +52,13 @@ impl Collator {
         let query = shortened(query, query_max + passage_max / 4)?;
         let pair = |passage: &String| {
             let passage = shortened(passage, passage_max + query_max / 2)?;
-            let pair =
-                self.tokenizer.encode_pair_within(&query, &passage, query_max + passage_max, Truncation::End);
-            pair.map_err(failed)
+            let most = query_max + passage_max;
+            let read = if passage.is_empty() {
+                self.tokenizer.encode_within(&query, most, Truncation::End)
+            } else {
+                self.tokenizer.encode_pair_within(&query, &passage, most, Truncation::End)
+            };
+            read.map_err(failed)
         };
         passages.iter().map(pair).collect()
     }

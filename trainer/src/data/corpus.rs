@@ -1,8 +1,9 @@
 //! All files of a job, one after the other.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use super::jsonl::{Example, JsonLines};
+use super::jsonl::{Columns, Example, JsonLines};
 use super::python::Random;
 use crate::error::TrainError;
 
@@ -20,6 +21,8 @@ pub struct Corpus {
     parts: Vec<Part>,
     /// Number of each part's first example, and the end.
     starts: Vec<usize>,
+    /// Where examples are read as rows of a table: its columns.
+    table: Option<Columns>,
 }
 
 impl Part {
@@ -54,6 +57,12 @@ impl Part {
         self.len() == 0
     }
 
+    /// Where its file is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
     /// Example `index` of those that take part.
     ///
     /// # Errors
@@ -75,7 +84,18 @@ impl Corpus {
         for part in &parts {
             starts.push(starts.last().copied().unwrap_or(0) + part.len());
         }
-        Self { parts, starts }
+        Self { parts, starts, table: None }
+    }
+
+    /// The same examples as rows of one table, as the reference reads them: a column that one file has, all have.
+    ///
+    /// * `columns` - of each file, by its path
+    #[must_use]
+    pub fn as_table(mut self, columns: &HashMap<PathBuf, Columns>) -> Self {
+        let parts = self.parts.iter().filter(|part| !part.is_empty());
+        let of_parts = parts.filter_map(|part| columns.get(part.path()).copied());
+        self.table = Some(of_parts.fold(Columns::default(), Columns::with));
+        self
     }
 
     /// All examples.
@@ -96,7 +116,11 @@ impl Corpus {
     /// [`TrainError::Format`] names the line.
     pub fn read(&self, index: usize) -> Result<Example, TrainError> {
         let (part, index) = self.place(index);
-        part.read(index)
+        let example = part.read(index)?;
+        Ok(match self.table {
+            Some(table) => table.row(example),
+            None => example,
+        })
     }
 
     /// What is wrong with example `index`: its file and line.
@@ -160,6 +184,38 @@ mod tests {
         // The place in the file counts, and not that among those that take part.
         let (again, more) = rest.split(|line| line == 4);
         assert_eq!((queries(&again), queries(&more)), (vec![1, 2, 5, 7, 8], vec![4]));
+    }
+
+    #[test]
+    fn a_column_of_one_file_is_one_of_all() {
+        let line = |more: &str| format!("{{\"query\":\"q\",\"pos\":[\"p\"]{more}}}\n");
+        let open = |text: String| {
+            let file = tempfile::Builder::new().suffix(".jsonl").tempfile().unwrap();
+            std::fs::write(file.path(), text).unwrap();
+            let part = Part::open(file.path(), usize::MAX, &mut Random::new(1)).unwrap();
+            (file, part)
+        };
+        let sized = line(",\"train_group_size\":3");
+        let (_a, prompted) = open(line(",\"prompt\":\"own\"") + &line(""));
+        let (_b, plain) = open(sized.clone());
+        let (_c, typed) = open(line(",\"type\":null"));
+        let read = |parts: &[&Part], at: usize| {
+            let columns = |part: &&Part| (part.path().to_owned(), part.file.columns().unwrap());
+            let columns = parts.iter().map(columns).collect();
+            let parts = parts.iter().map(|part| (*part).clone()).collect();
+            let table = Corpus::new(parts).as_table(&columns);
+            let Example { prompt, query_prompt, kind, train_group_size, .. } = table.read(at).unwrap();
+            assert!(query_prompt.is_none() && kind.is_none());
+            (prompt, train_group_size)
+        };
+        let none = Some("None".to_owned());
+        assert_eq!(read(&[&prompted, &plain], 0), (Some("own".to_owned()), None));
+        assert_eq!(read(&[&prompted, &plain], 1), (none.clone(), None));
+        assert_eq!(read(&[&prompted, &plain], 2), (none, Some(3)));
+        assert_eq!(read(&[&plain], 0), (None, Some(3)));
+        // Types are looked at before sizes, also those that are not there.
+        assert_eq!(read(&[&plain, &typed], 0), (None, None));
+        assert_eq!(Corpus::new(vec![prompted]).read(1).unwrap().prompt, None);
     }
 
     #[test]

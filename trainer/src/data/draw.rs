@@ -8,7 +8,8 @@ use super::python::Random;
 /// Texts from this many characters on are cut and shuffled, where that is asked for.
 const LONG: usize = 100;
 
-/// What goes in front of texts, and where: a format in which `{}` stands for the instruction, then for the text.
+/// What goes in front of texts, and where: a format in which `{}` stands for the instruction, then for the text, or `{0}`
+/// and `{1}` for them in any order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wording {
     /// `None` leaves texts as they are.
@@ -125,20 +126,34 @@ impl Wording {
     }
 }
 
-/// Python's `format.format(instruction, text)` for formats with two `{}`.
+/// Python's `format.format(instruction, text)`: `{}` stands for the next of them, `{0}` and `{1}` for one by its number,
+/// and a brace that is doubled for itself.
 fn fill(format: &str, instruction: &str, text: &str) -> String {
-    let mut parts = format.splitn(3, "{}");
-    let (before, between, after) = (parts.next(), parts.next(), parts.next());
-    let mut filled = before.unwrap_or_default().to_owned();
-    if let Some(between) = between {
-        filled += instruction;
-        filled += between;
+    let words = [instruction, text];
+    let (mut filled, mut rest, mut next) = (String::new(), format, 0);
+    while let Some(at) = rest.find(['{', '}']) {
+        filled += &rest[..at];
+        rest = &rest[at..];
+        if rest.starts_with("{{") || rest.starts_with("}}") {
+            filled += &rest[..1];
+            rest = &rest[2..];
+        } else if let Some((word, behind)) = field(rest, next) {
+            filled += words.get(word).copied().unwrap_or_default();
+            rest = behind;
+            next += 1;
+        } else {
+            filled += &rest[..1];
+            rest = &rest[1..];
+        }
     }
-    if let Some(after) = after {
-        filled += text;
-        filled += after;
-    }
-    filled
+    filled + rest
+}
+
+/// Which word a field at the start of `format` stands for, and what is behind it; `{}` stands for word `next`.
+fn field(format: &str, next: usize) -> Option<(usize, &str)> {
+    let (inside, behind) = format.strip_prefix('{')?.split_once('}')?;
+    let word = if inside.is_empty() { next } else { inside.parse().ok()? };
+    Some((word, behind))
 }
 
 impl Drawing {
@@ -320,6 +335,22 @@ mod tests {
         };
         assert_eq!(by_file(Custom::FlagEmbedding, &example(1)), "Instruct: None\nQuery: q");
         assert_eq!(by_file(Custom::Ours, &example(1)), "q");
+    }
+
+    #[test]
+    fn formats_are_those_of_python() {
+        for (format, expected) in [
+            ("{}{}", "doask"),
+            ("<{}> {}!", "<do> ask!"),
+            ("{1} / {0}", "ask / do"),
+            ("{{{0}}}: {1}", "{do}: ask"),
+            ("{}", "do"),
+            ("no field", "no field"),
+            ("{}\n{} {}", "do\nask "),
+        ] {
+            assert_eq!(fill(format, "do", "ask"), expected, "{format}");
+        }
+        assert_eq!(fill("{}: {}", "{}", "a } b"), "{}: a } b");
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! Files of examples, one JSON object a line, read where they lie: a file costs sixteen bytes a line of memory.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 use torch_ext::MappedFile;
 
 use crate::error::TrainError;
@@ -71,6 +74,53 @@ impl Example {
     }
 }
 
+/// Columns of the table that the reference makes of all files, as far as it asks whether they are there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // A column each.
+pub struct Columns {
+    prompt: bool,
+    query_prompt: bool,
+    passage_prompt: bool,
+    kind: bool,
+}
+
+impl Columns {
+    /// Those that a line names, whatever it holds there.
+    fn of(line: &HashMap<String, Value>) -> Self {
+        let there = |name| line.contains_key(name);
+        Self {
+            prompt: there("prompt"),
+            query_prompt: there("query_prompt"),
+            passage_prompt: there("passage_prompt"),
+            kind: there("type"),
+        }
+    }
+
+    /// The columns of both.
+    #[must_use]
+    pub fn with(self, other: Self) -> Self {
+        Self {
+            prompt: self.prompt || other.prompt,
+            query_prompt: self.query_prompt || other.query_prompt,
+            passage_prompt: self.passage_prompt || other.passage_prompt,
+            kind: self.kind || other.kind,
+        }
+    }
+
+    /// An example as a row: a prompt that it lacks is spelled `None`, and where there are types, sizes do not count.
+    #[must_use]
+    pub fn row(self, example: Example) -> Example {
+        let spelled = |there: bool, prompt: Option<String>| prompt.or(there.then(|| "None".to_owned()));
+        Example {
+            prompt: spelled(self.prompt, example.prompt),
+            query_prompt: spelled(self.query_prompt, example.query_prompt),
+            passage_prompt: spelled(self.passage_prompt, example.passage_prompt),
+            train_group_size: example.train_group_size.filter(|_| !self.kind),
+            ..example
+        }
+    }
+}
+
 /// A file of examples.
 #[derive(Clone, Debug)]
 pub struct JsonLines {
@@ -125,12 +175,25 @@ impl JsonLines {
     /// # Errors
     /// [`TrainError::Format`] names the line that is not an example.
     pub fn read(&self, index: usize) -> Result<Example, TrainError> {
+        self.parse(index)
+    }
+
+    fn parse<T: DeserializeOwned>(&self, index: usize) -> Result<T, TrainError> {
         let Some(&(start, _)) = self.lines.get(index) else {
             return Err(TrainError::format(&self.path, format!("there is no example {index}")));
         };
         let bytes = self.file.as_ref().map_or(&[][..], MappedFile::bytes);
         let line = bytes[start..].split(|&byte| byte == b'\n').next().unwrap_or_default();
         serde_json::from_slice(line).map_err(|error| self.fault(index, error))
+    }
+
+    /// Its columns: what any of its lines has.
+    ///
+    /// # Errors
+    /// [`TrainError::Format`] names the line that is no object.
+    pub fn columns(&self) -> Result<Columns, TrainError> {
+        let of_line = |index| self.parse(index).map(|line| Columns::of(&line));
+        (0..self.len()).try_fold(Columns::default(), |columns, index| Ok(columns.with(of_line(index)?)))
     }
 
     /// What is wrong with example `index`.

@@ -16,7 +16,7 @@ mod stream;
 pub use collate::Collator;
 pub use corpus::{Corpus, Part, files};
 pub use draw::{Custom, Drawing, Group, Reader, Taught, Unfit, Wording};
-pub use jsonl::{Example, JsonLines};
+pub use jsonl::{Columns, Example, JsonLines};
 pub use numpy::Generator;
 pub use order::{BySet, Mixed, Rest, Round, Set};
 pub use python::Random;

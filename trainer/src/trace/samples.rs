@@ -3,6 +3,7 @@
 //! `samples_rank*.jsonl` holds what the reference fetched, in order. The reference reads a directory in the order in
 //! which its file system lists it, which the record does not keep: directories' files are tried in every order.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -13,8 +14,8 @@ use super::hyperparameters::{Hyperparameters, RunKind};
 use super::report::Row;
 use super::source::Source;
 use crate::data::{
-    BySet, Collator, Corpus, Custom, Drawing, Group, Micro, Mixed, Order, Part, Random, Reader, Reading,
-    Rest, Stream, Taught, Wording, by_file, files,
+    BySet, Collator, Columns, Corpus, Custom, Drawing, Group, JsonLines, Micro, Mixed, Order, Part, Random,
+    Reader, Reading, Rest, Stream, Taught, Wording, by_file, files,
 };
 use crate::error::TrainError;
 use crate::objective::Side;
@@ -47,7 +48,7 @@ pub(super) fn compare(
     let collator = match &source.tokenizer {
         None => None,
         Some(tokenizer) => Some(Collator {
-            tokenizer: model::Tokenizer::open(tokenizer, &source.config)?,
+            tokenizer: model::Tokenizer::open_bare(tokenizer, &source.config)?,
             query_max_len: settings.data.query_max_len,
             passage_max_len: settings.data.passage_max_len,
             pad_to_multiple_of: settings.data.pad_to_multiple_of,
@@ -57,8 +58,11 @@ pub(super) fn compare(
         .map(|rank| samples(&dir.join(format!("samples_rank{rank}.jsonl"))))
         .collect::<Result<Vec<_>, _>>()?;
     let mut best: Option<[Row; 2]> = None;
-    for order in orders(settings, source)? {
-        let found = Rebuilt { settings, collator: collator.as_ref(), order }.compare(&recorded, batches)?;
+    let orders = orders(settings, source)?;
+    let columns = columns(orders.first().map_or(&[], Vec::as_slice))?;
+    for order in orders {
+        let rebuilt = Rebuilt { settings, collator: collator.as_ref(), order, columns: &columns };
+        let found = rebuilt.compare(&recorded, batches)?;
         let wrong = |rows: &[Row; 2]| rows.iter().map(|row| row.worst).sum::<f64>();
         let holds = found.iter().all(Row::holds);
         if best.as_ref().is_none_or(|best| wrong(&found) < wrong(best)) {
@@ -105,6 +109,12 @@ struct Named {
     files: Vec<PathBuf>,
 }
 
+/// What columns each file has.
+fn columns(order: &[Named]) -> Result<HashMap<PathBuf, Columns>, TrainError> {
+    let files = order.iter().flat_map(|named| &named.files);
+    files.map(|path| Ok((path.clone(), JsonLines::open(path)?.columns()?))).collect()
+}
+
 fn permutations(items: Vec<PathBuf>) -> Vec<Vec<PathBuf>> {
     let mut all = vec![Vec::new()];
     for item in items {
@@ -128,6 +138,7 @@ struct Rebuilt<'a> {
     settings: &'a Hyperparameters,
     collator: Option<&'a Collator>,
     order: Vec<Named>,
+    columns: &'a HashMap<PathBuf, Columns>,
 }
 
 impl Rebuilt<'_> {
@@ -228,7 +239,7 @@ impl Rebuilt<'_> {
         };
         // Training seeds anew what loading drew from.
         let reading = Reading { rank, ranks: *ranks, group_size: data.train_group_size, seed: training.seed };
-        Stream::new(corpus, self.drawing(), order, reading)
+        Stream::new(corpus.as_table(self.columns), self.drawing(), order, reading)
     }
 
     fn is_same(&self, fetched: &Micro, sample: &Sample) -> Result<bool, TrainError> {
