@@ -273,8 +273,13 @@ impl Trainee {
     /// [`RunError::Failed`] where its task is not [`Task::Unified`].
     pub fn token_vectors(&self, hidden: &Hidden, width: usize) -> Result<Tensor, RunError> {
         let Heads::Unified { multi, .. } = &self.heads else { return Err(not_its_task("has token vectors")) };
-        let vectors = multi.forward(&hidden.vectors, Activation::None, &Dropout::NONE)?; // [tokens, hidden]
-        hidden.padded(&vectors, 1..width)
+        let read = |rows: &Tensor| multi.forward(rows, Activation::None, &Dropout::NONE);
+        if let Some(behind) = hidden.behind_first(width)? {
+            let (sequences, _, n) = behind.size3()?;
+            let vectors = read(&behind.f_reshape([-1, n])?)?.f_view([sequences, as_index(width) - 1, -1])?;
+            return Ok(vectors.f_mul(&hidden.there(1..width)?)?);
+        }
+        hidden.padded(&read(&hidden.vectors)?, 1..width)
     }
 
     /// Whether adapters are what is trained.
@@ -363,6 +368,32 @@ impl Heads {
 }
 
 impl Hidden {
+    /// Of a batch that is laid out in rows of `width`, what is behind each first token, `[sequences, width - 1, hidden]`:
+    /// the reference sums gradients over no more.
+    fn behind_first(&self, width: usize) -> Result<Option<Tensor>, RunError> {
+        let Layout { starts, places_of, .. } = &self.layout;
+        let width = as_index(width);
+        let in_rows = places_of.iter().zip(0..).all(|(&place, row)| place == row)
+            && starts.iter().zip(0..).all(|(&start, row)| start == row * width)
+            && self.vectors.size2()?.0 == as_index(places_of.len()) * width;
+        if !in_rows || width < 2 {
+            return Ok(None);
+        }
+        let (_, n) = self.vectors.size2()?;
+        Ok(Some(self.vectors.f_view([-1, width, n])?.f_narrow(1, 1, width - 1)?))
+    }
+
+    /// 1 at the places that a sequence has, else 0, `[sequences, places, 1]`, for a batch in its order.
+    fn there(&self, places: std::ops::Range<usize>) -> Result<Tensor, RunError> {
+        let Layout { lengths, .. } = &self.layout;
+        let of =
+            |&length: &i64| places.clone().map(move |place| f32::from(u8::from(as_index(place) < length)));
+        let there: Vec<f32> = lengths.iter().flat_map(of).collect();
+        let there =
+            Tensor::f_from_slice(&there)?.f_view([as_index(lengths.len()), as_index(places.len()), 1])?;
+        Ok(there.f_to_device(self.vectors.device())?.f_to_kind(self.vectors.kind())?)
+    }
+
     /// `[tokens, n]` in laid-out order to `[sequences, places, n]` in the batch's order, zeros where a sequence has
     /// no such place.
     fn padded(&self, rows: &Tensor, places: std::ops::Range<usize>) -> Result<Tensor, RunError> {

@@ -5,7 +5,9 @@ use tch::{Kind, TchError, Tensor};
 
 use crate::data::Custom;
 use crate::error::TrainError;
-use crate::loss::{self, Block, Contrast, Known, Loss, Negatives, OwnGroupSum, Ranks, Tokens, Unified};
+use crate::loss::{
+    self, Block, Contrast, Known, Loss, Negatives, OwnGroupSum, Ranks, Tokens, Unified, Vocabulary,
+};
 
 /// What is minimised, and over which representations.
 #[derive(Clone, Debug)]
@@ -21,12 +23,9 @@ pub struct Objective {
     /// By the reference's, batches are padded, so that sums round as its do: two fifths of its positions are padding. What
     /// it gets wrong is wrong then too.
     pub custom: Custom,
-    /// Bge-m3's other two ways, with the ids that have no sparse weight; `None` for dense alone.
-    pub unified: Option<Markers>,
+    /// Bge-m3's other two ways, with the ids of the sparse one; `None` for dense alone.
+    pub unified: Option<Vocabulary>,
 }
-
-/// Ids of tokens that carry no meaning.
-pub type Markers = Vec<u32>;
 
 /// One rank's share of a micro step.
 #[derive(Debug, Default)]
@@ -120,10 +119,12 @@ impl Objective {
         if self.unified.is_none() {
             return Ok(Embedded { rows, tokens: None, hidden: Some(hidden) });
         }
+        // In the reference's order, in which gradients are added up.
+        let weights = model.token_weights(&hidden, side.width)?;
         let vectors = model.token_vectors(&hidden, side.width)?;
         let tokens = Tokens {
             ids: side.sequences.iter().map(|sequence| sequence.ids.clone()).collect(),
-            weights: model.token_weights(&hidden, side.width)?,
+            weights,
             vectors: if self.normalize { normalized(&vectors)? } else { vectors },
         };
         Ok(Embedded { rows, tokens: Some(tokens), hidden: Some(hidden) })
@@ -173,12 +174,12 @@ impl Objective {
         let (queries, passages) = (all(rows.queries)?, all(rows.passages)?);
         let ranks = ranks(&queries, &passages);
         match (&self.unified, rows.tokens) {
-            (Some(markers), Some([queries, passages])) => {
+            (Some(vocabulary), Some([queries, passages])) => {
                 let sum = match self.custom {
                     Custom::Ours => OwnGroupSum::Compared,
                     Custom::FlagEmbedding => OwnGroupSum::Lost,
                 };
-                let ways = Unified { queries, passages, markers, teach, sum };
+                let ways = Unified { queries, passages, vocabulary, teach, sum };
                 Ok(loss::unified(&ranks, &contrast, &ways)?)
             }
             _ => Ok(loss::contrast(&ranks, &contrast)?),

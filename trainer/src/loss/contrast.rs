@@ -78,15 +78,30 @@ fn alone(ranks: &Ranks<'_>, how: &Contrast) -> Result<Loss, TchError> {
 
 /// Against the passages of all ranks.
 fn over_ranks(ranks: &Ranks<'_>, how: &Contrast) -> Result<Loss, TchError> {
+    let (scores, block) = all_scores(ranks, how.temperature)?;
+    on_all_scores(&scores, ranks, how, block)
+}
+
+/// The scores of a block of all ranks' queries against all ranks' passages, `[rows, ranks * n * group]`, and the block.
+pub(super) fn all_scores(ranks: &Ranks<'_>, temperature: f64) -> Result<(Tensor, Block), TchError> {
     let (queries, passages) = (Tensor::f_cat(ranks.queries, 0)?, Tensor::f_cat(ranks.passages, 0)?);
     let block = ranks.block.map_or_else(|| Ok(Block::whole(queries.size2()?.0)), Ok::<_, TchError>)?;
-    let scores = scores(&cut(&queries, block)?, &passages, how.temperature)?; // [rows, ranks * n * group]
-    let compared = sifted(&scores, &ranks.known, how, block)?;
+    Ok((scores(&cut(&queries, block)?, &passages, temperature)?, block))
+}
+
+/// The loss of a block of [`all_scores`].
+pub(super) fn on_all_scores(
+    scores: &Tensor,
+    ranks: &Ranks<'_>,
+    how: &Contrast,
+    block: Block,
+) -> Result<Loss, TchError> {
+    let compared = sifted(scores, &ranks.known, how, block)?;
     let shared = |loss: Tensor| Loss::shared(loss).times(block.share());
     match (ranks.teacher, how.distillation) {
         (None, _) => shared(plain(&compared, block)?),
         (Some(teacher), Distillation::Weighted) => {
-            shared(weighted(&cut(&Tensor::f_cat(teacher, 0)?, block)?, &scores, block)?)
+            shared(weighted(&cut(&Tensor::f_cat(teacher, 0)?, block)?, scores, block)?)
         }
         (Some(teacher), Distillation::Group) => {
             let contrast = shared(plain(&compared, block)?)?;
@@ -94,7 +109,7 @@ fn over_ranks(ranks: &Ranks<'_>, how: &Contrast) -> Result<Loss, TchError> {
             let start = count * i64::try_from(ranks.own).unwrap_or(0);
             let Some(own) = block.within(start, count) else { return Ok(contrast) };
             let at = start + own.first - block.first;
-            let student = own_group(&scores, block)?.f_narrow(0, at, own.rows)?; // [rows, group]
+            let student = own_group(scores, block)?.f_narrow(0, at, own.rows)?; // [rows, group]
             let towards = towards(&cut(&teacher[ranks.own], own)?, &student)?;
             contrast.plus(Loss::own(towards).times(own.share())?)
         }

@@ -18,7 +18,7 @@ pub use contrast::{Contrast, Negatives, Ranks, contrast, matryoshka};
 pub use distill::Distillation;
 pub use grouped::grouped;
 pub use sift::{Known, Sifting};
-pub use unified::{OwnGroupSum, Tokens, Unified, unified};
+pub use unified::{OwnGroupSum, Tokens, Unified, Vocabulary, unified};
 
 /// A rank's loss in two parts, for the gradient of one is not the other's.
 ///

@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use tch::{Kind, TchError, Tensor};
 
-use super::contrast::{Contrast, Negatives, Ranks, contrast, on_scores};
+use super::contrast::{Contrast, Negatives, Ranks, all_scores, on_all_scores, on_scores};
 use super::distill::towards;
 use super::{Block, Loss, own_group, scores};
 
@@ -32,12 +32,22 @@ pub struct Unified<'a> {
     pub queries: &'a Tokens,
     /// Of this rank's passages.
     pub passages: &'a Tokens,
-    /// Ids that carry no meaning, and no sparse weight.
-    pub markers: &'a [u32],
+    /// What ids there are.
+    pub vocabulary: &'a Vocabulary,
     /// Whether each way learns from the sum of all.
     pub teach: bool,
     /// What becomes of the sum over own groups.
     pub sum: OwnGroupSum,
+}
+
+/// The ids that tokens have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Vocabulary {
+    /// Those that carry no meaning, and no sparse weight.
+    pub markers: Vec<u32>,
+    /// How many there are, where sparse scores are sums over all of them, as the reference's are, and round as its do;
+    /// `None` leaves out those that cannot meet.
+    pub size: Option<u32>,
 }
 
 /// The sum of scores where negatives are the own group's alone.
@@ -59,26 +69,27 @@ pub enum OwnGroupSum {
 /// # Errors
 /// [`TchError`] when shapes do not fit.
 pub fn unified(ranks: &Ranks<'_>, how: &Contrast, unified: &Unified<'_>) -> Result<Loss, TchError> {
-    let Unified { queries, passages, markers, teach, sum } = *unified;
+    let Unified { queries, passages, vocabulary, teach, sum } = *unified;
     let without_sum = sum == OwnGroupSum::Lost && how.negatives == Negatives::OwnGroup;
     let local = Contrast {
         negatives: if how.negatives == Negatives::AllRanks { Negatives::InBatch } else { how.negatives },
         ..*how
     };
     let teacher = ranks.teacher.map(|teacher| &teacher[ranks.own]);
-    let dense = scores(&ranks.queries[ranks.own], &ranks.passages[ranks.own], how.temperature)?;
-    let sparse = sparse(queries, passages, markers)?.f_div_scalar(how.temperature)?;
-    let multi = multi(queries, passages)?.f_div_scalar(how.temperature)?;
-    let together = dense.f_add(&sparse.f_mul_scalar(SPARSE_SCORE)?)?.f_add(&multi)?;
-
-    let block = Block::whole(dense.size2()?.0);
+    let block = Block::whole(ranks.queries[ranks.own].size2()?.0);
     let own = |scores: &Tensor| on_scores([scores, scores], teacher, &local, block).map(Loss::own);
-    let over_ranks = how.negatives == Negatives::AllRanks;
-    let dense_loss = if over_ranks { contrast(ranks, how)? } else { own(&dense)? };
+
+    // One way after the other, and then their sum, as in the reference: gradients are added up in this order.
+    let (dense, dense_loss) = dense(ranks, how, own)?;
+    let sparse = sparse(queries, passages, vocabulary)?.f_div_scalar(how.temperature)?;
+    let sparse_loss = own(&sparse)?;
+    let multi = multi(queries, passages)?.f_div_scalar(how.temperature)?;
+    let multi_loss = own(&multi)?;
+    let together = dense.f_add(&sparse.f_mul_scalar(SPARSE_SCORE)?)?.f_add(&multi)?;
     let loss = dense_loss
         .plus(if without_sum { Loss::default() } else { own(&together)? })?
-        .plus(own(&sparse)?.times(SPARSE_LOSS)?)?
-        .plus(own(&multi)?)?
+        .plus(sparse_loss.times(SPARSE_LOSS)?)?
+        .plus(multi_loss)?
         .over(4.0)?;
     if !teach {
         return Ok(loss);
@@ -94,42 +105,70 @@ pub fn unified(ranks: &Ranks<'_>, how: &Contrast, unified: &Unified<'_>) -> Resu
     loss.plus(taught.over(3.0)?)?.over(2.0)
 }
 
-/// Inner products of token weights by id, the largest weight of each id, `[queries, passages]`.
-///
-/// Only ids that queries have can meet: columns are theirs, not the vocabulary's.
-fn sparse(queries: &Tokens, passages: &Tokens, markers: &[u32]) -> Result<Tensor, TchError> {
-    let ids: BTreeSet<u32> =
-        queries.ids.iter().flatten().copied().filter(|id| !markers.contains(id)).collect();
-    let columns: HashMap<u32, i64> = ids.into_iter().zip(0..).collect();
-    by_id(queries, &columns)?.f_matmul(&by_id(passages, &columns)?.f_transpose(0, 1)?)
+/// This rank's dense scores, `[queries, passages]`, and the loss of the dense way, which alone is compared over ranks.
+fn dense(
+    ranks: &Ranks<'_>,
+    how: &Contrast,
+    own: impl Fn(&Tensor) -> Result<Loss, TchError>,
+) -> Result<(Tensor, Loss), TchError> {
+    let (queries, passages) = (&ranks.queries[ranks.own], &ranks.passages[ranks.own]);
+    if how.negatives != Negatives::AllRanks {
+        let scores = scores(queries, passages, how.temperature)?;
+        let loss = own(&scores)?;
+        return Ok((scores, loss));
+    }
+    let (all, block) = all_scores(ranks, how.temperature)?;
+    let loss = on_all_scores(&all, ranks, how, block)?;
+    let rank = i64::try_from(ranks.own).unwrap_or(0);
+    let [(rows, _), (columns, _)] = [queries.size2()?, passages.size2()?];
+    Ok((all.f_narrow(0, rank * rows, rows)?.f_narrow(1, rank * columns, columns)?, loss))
 }
 
-/// The largest weight of each id, `[n, columns]`.
-fn by_id(tokens: &Tokens, columns: &HashMap<u32, i64>) -> Result<Tensor, TchError> {
+/// Inner products of token weights by id, the largest weight of each id, `[queries, passages]`.
+///
+/// Only ids that queries have can meet: columns are theirs, and the vocabulary's where that is asked for.
+fn sparse(queries: &Tokens, passages: &Tokens, vocabulary: &Vocabulary) -> Result<Tensor, TchError> {
+    let Vocabulary { markers, size } = vocabulary;
+    let meant = |id: &u32| !markers.contains(id);
+    let columns: HashMap<u32, i64> = if let Some(size) = size {
+        // A column that nobody has is in its place, and 0.
+        (0..*size).zip(0..).filter(|(id, _)| meant(id)).collect()
+    } else {
+        let ids: BTreeSet<u32> = queries.ids.iter().flatten().copied().filter(meant).collect();
+        ids.into_iter().zip(0..).collect()
+    };
+    let count = size.map_or_else(|| i64::try_from(columns.len()).unwrap_or(i64::MAX), i64::from);
+    let by_id = |tokens| by_id(tokens, &columns, count);
+    by_id(queries)?.f_matmul(&by_id(passages)?.f_transpose(0, 1)?)
+}
+
+/// The largest weight of each id, `[n, count]`.
+fn by_id(tokens: &Tokens, columns: &HashMap<u32, i64>, count: i64) -> Result<Tensor, TchError> {
     let (rows, width) = tokens.weights.size2()?;
-    let beyond = i64::try_from(columns.len()).unwrap_or(i64::MAX); // Where all other ids go.
     let width = usize::try_from(width).unwrap_or(0);
     let column = |ids: &Vec<u32>, place: usize| ids.get(place).and_then(|id| columns.get(id)).copied();
     let index: Vec<i64> = tokens
         .ids
         .iter()
-        .flat_map(|ids| (0..width).map(move |place| column(ids, place).unwrap_or(beyond)))
+        .flat_map(|ids| (0..width).map(move |place| column(ids, place).unwrap_or(count)))
         .collect();
     let weights = tokens.weights.f_to_kind(Kind::Float)?;
     let index = Tensor::f_from_slice(&index)?.f_view_as(&weights)?.f_to_device(weights.device())?;
-    let zeros = Tensor::f_zeros([rows, beyond + 1], (Kind::Float, weights.device()))?;
-    zeros.f_internal_scatter_reduce(1, &index, &weights, "amax", true)?.f_narrow(1, 0, beyond)
+    // All other ids go behind the last column.
+    let zeros = Tensor::f_zeros([rows, count + 1], (Kind::Float, weights.device()))?;
+    let largest = zeros.f_internal_scatter_reduce(1, &index, &weights, "amax", true)?;
+    // Rows that lie close together are multiplied as the reference's are.
+    largest.f_narrow(1, 0, count)?.f_contiguous()
 }
 
 /// The mean over a query's tokens of the best inner product with a passage's tokens, `[queries, passages]`.
 ///
 /// Source: Khattab and Zaharia 2020, arXiv:2004.12832.
 fn multi(queries: &Tokens, passages: &Tokens) -> Result<Tensor, TchError> {
-    let flat = |tokens: &Tokens| tokens.vectors.f_to_kind(Kind::Float)?.f_flatten(0, 1);
-    let (rows, width, _) = queries.vectors.size3()?;
-    let (others, other_width, _) = passages.vectors.size3()?;
-    let products = flat(queries)?.f_matmul(&flat(passages)?.f_transpose(0, 1)?)?;
-    let (best, _) = products.f_view([rows, width, others, other_width])?.f_max_dim(3, false)?;
+    let single = |tokens: &Tokens| tokens.vectors.f_to_kind(Kind::Float);
+    let sides = [single(queries)?, single(passages)?];
+    let products = Tensor::f_einsum("qin,pjn->qipj", &sides, None::<&[i64]>)?;
+    let (best, _) = products.f_max_dim(3, false)?; // [queries, width, passages]
     let sums = best.f_sum_dim_intlist([1].as_slice(), false, Kind::Float)?; // [queries, passages]
     #[allow(clippy::cast_precision_loss)] // Far below 2^24.
     let tokens: Vec<f32> = queries.ids.iter().map(|ids| ids.len().saturating_sub(1) as f32).collect();
@@ -183,8 +222,11 @@ mod tests {
         let markers = [0, 1, 2, 3];
         let full =
             sparse_in_full(&queries, &markers, 12).matmul(&sparse_in_full(&passages, &markers, 12).tr());
-        let found = sparse(&queries, &passages, &markers).unwrap();
+        let vocabulary = |size| Vocabulary { markers: markers.to_vec(), size };
+        let found = sparse(&queries, &passages, &vocabulary(None)).unwrap();
         assert!(found.allclose(&full, 1e-6, 1e-7, false), "{found} {full}");
+        // To the bit where columns are the same.
+        assert!(sparse(&queries, &passages, &vocabulary(Some(12))).unwrap().equal(&full));
         let gradients = |scores: &Tensor| {
             Tensor::run_backward(
                 &[scores.square().sum(Kind::Float)],
@@ -198,7 +240,7 @@ mod tests {
         for ((found, full), positive) in gradients(&found).iter().zip(gradients(&full)).zip(positive) {
             assert!((found * &positive).allclose(&(full * positive), 1e-6, 1e-7, false), "{found}");
         }
-        let nothing = sparse(&tokens(&[&[0, 2]], 3), &passages, &markers).unwrap();
+        let nothing = sparse(&tokens(&[&[0, 2]], 3), &passages, &vocabulary(None)).unwrap();
         assert_eq!(nothing.size(), [1, 4]);
     }
 

@@ -16,6 +16,7 @@ use crate::data::{
 use crate::error::TrainError;
 use crate::evaluate::{Directory, Evaluation, hold_out};
 use crate::job::{Job, Kind};
+use crate::loss::Vocabulary;
 use crate::objective::Objective;
 use crate::schedule::Schedule;
 
@@ -202,7 +203,9 @@ pub(super) fn objective(job: &Job, collator: &Collator) -> Result<Objective, Tra
         normalize: job.normalize_embeddings,
         dimensions: job.mrl_dims.clone(),
         custom: Custom::Ours,
-        unified: job.unified_finetuning.then(|| collator.tokenizer.markers().to_vec()),
+        unified: job
+            .unified_finetuning
+            .then(|| Vocabulary { markers: collator.tokenizer.markers().to_vec(), size: None }),
     })
 }
 

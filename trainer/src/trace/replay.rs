@@ -15,7 +15,7 @@ use super::samples;
 use super::source::{Places, Source};
 use crate::data::Custom;
 use crate::error::TrainError;
-use crate::loss::{self, GradientScale, Known, Loss, Negatives, Tokens};
+use crate::loss::{self, GradientScale, Known, Loss, Negatives, Tokens, Vocabulary};
 use crate::objective::{Embedded, Objective, Rows, Side, teacher};
 use crate::optimizer::{Optimizer, decays};
 
@@ -76,11 +76,15 @@ impl Replay {
     }
 
     fn run(&self, report: &mut Report) -> Result<(), TrainError> {
-        let objective = self.objective()?;
-        let task = if self.settings.kind == RunKind::Reranker { Task::Score } else { objective.task() };
+        let task = match (self.settings.kind, self.settings.m3.unified_finetuning) {
+            (RunKind::Reranker, _) => Task::Score,
+            (RunKind::Embedder | RunKind::M3, true) => Task::Unified,
+            (RunKind::Embedder | RunKind::M3, false) => Task::Dense,
+        };
         let manner = Manner { as_pytorch: true, ..Manner::default() };
         let model =
             Trainee::load_for(&self.source.config, &self.source.weights, (task, &manner), Device::Cpu)?;
+        let objective = self.objective(&model)?;
         for parameter in model.parameters().iter().filter(|p| !self.settings.trains(p.name())) {
             parameter.freeze()?;
         }
@@ -95,11 +99,16 @@ impl Replay {
         Ok(())
     }
 
-    fn objective(&self) -> Result<Objective, TrainError> {
+    fn objective(&self, model: &Trainee) -> Result<Objective, TrainError> {
         let Hyperparameters { embedder, m3, .. } = &self.settings;
-        let markers = match (&self.source.tokenizer, m3.unified_finetuning) {
+        let words = model.parameters().iter().find(|p| p.name().ends_with("word_embeddings.weight"));
+        let size = words.and_then(|words| words.tensor().size().first().copied());
+        let vocabulary = match (&self.source.tokenizer, m3.unified_finetuning) {
             (_, false) => None,
-            (Some(dir), true) => Some(model::Tokenizer::open(dir, &self.source.config)?.markers().to_vec()),
+            (Some(dir), true) => Some(Vocabulary {
+                markers: model::Tokenizer::open_bare(dir, &self.source.config)?.markers().to_vec(),
+                size: size.and_then(|size| u32::try_from(size).ok()),
+            }),
             (None, true) => {
                 let what = "unified_finetuning is not replayed without the model's tokenizer";
                 return Err(TrainError::Unsupported(what.to_owned()));
@@ -111,7 +120,7 @@ impl Replay {
             normalize: embedder.normalize_embeddings.unwrap_or(true),
             dimensions: if embedder.use_mrl { embedder.mrl_dims.clone() } else { Vec::new() },
             custom: Custom::FlagEmbedding,
-            unified: markers,
+            unified: vocabulary,
         })
     }
 

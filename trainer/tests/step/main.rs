@@ -13,7 +13,7 @@ use tch::{Kind, Tensor};
 use trainer::collective::{Alone, Collective};
 use trainer::data::Custom;
 use trainer::exchange::sum_gradients;
-use trainer::loss::{Contrast, Distillation, GradientScale, Negatives, Sifting};
+use trainer::loss::{Contrast, Distillation, GradientScale, Negatives, Sifting, Vocabulary};
 use trainer::objective::{Batch, Objective, Side};
 use trainer::step::{Moment, Pairs, SCORES, Settings, Step};
 
@@ -47,7 +47,7 @@ fn objective(unified: bool, negatives: Negatives) -> Objective {
         normalize: true,
         dimensions: Vec::new(),
         custom: Custom::Ours,
-        unified: unified.then(|| vec![0, 1, 2, 3]),
+        unified: unified.then(|| Vocabulary { markers: vec![0, 1, 2, 3], size: None }),
     }
 }
 
