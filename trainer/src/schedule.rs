@@ -11,9 +11,20 @@ pub enum Shape {
     Linear,
     /// Along half a cosine to 0.
     Cosine,
+    /// The same: there is one cycle.
+    CosineWithRestarts,
+    /// In a straight line to [`LEAST`].
+    Polynomial,
+    /// Not at all, and it does not rise before.
+    Constant,
     /// Not at all.
     ConstantWithWarmup,
+    /// With the root of the steps, counted in warm-ups, of which each is 10,000 steps where there is none.
+    InverseSqrt,
 }
+
+/// Where a polynomial ends.
+const LEAST: f64 = 1e-7;
 
 /// A whole run's rates.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,17 +45,27 @@ impl Schedule {
     #[allow(clippy::cast_precision_loss)] // Steps are far below 2^53.
     pub fn rate(&self, step: u64) -> f64 {
         let Self { peak, warmup, steps, shape } = *self;
-        if step < warmup {
+        if step < warmup && shape != Shape::Constant {
             return peak * (step as f64 / warmup.max(1) as f64);
         }
         let falling = steps.saturating_sub(warmup).max(1) as f64;
         match shape {
             Shape::Linear => peak * (steps.saturating_sub(step) as f64 / falling).max(0.0),
-            Shape::Cosine => {
+            Shape::CosineWithRestarts if step >= steps => 0.0,
+            Shape::Cosine | Shape::CosineWithRestarts => {
                 let done = (step - warmup) as f64 / falling;
                 peak * (0.5 * (1.0 + (std::f64::consts::PI * done).cos())).max(0.0)
             }
-            Shape::ConstantWithWarmup => peak,
+            Shape::Polynomial if step > steps => LEAST,
+            Shape::Polynomial => {
+                let left = 1.0 - (step - warmup) as f64 / falling;
+                peak * (((peak - LEAST) * left + LEAST) / peak)
+            }
+            Shape::Constant | Shape::ConstantWithWarmup => peak,
+            Shape::InverseSqrt => {
+                let scale = if warmup == 0 { 10_000 } else { warmup };
+                peak * (1.0 / ((step + scale - warmup) as f64 / scale as f64).sqrt())
+            }
         }
     }
 
@@ -80,6 +101,17 @@ mod tests {
         check(Shape::Cosine, 11, 0.0005);
         check(Shape::Cosine, 20, 0.0);
         check(Shape::ConstantWithWarmup, 20, 0.001);
+        check(Shape::CosineWithRestarts, 11, 0.0005);
+        check(Shape::CosineWithRestarts, 20, 0.0);
+        check(Shape::Polynomial, 1, 0.0005);
+        check(Shape::Polynomial, 11, 0.000_500_05);
+        check(Shape::Polynomial, 21, 1e-7);
+        check(Shape::Constant, 0, 0.001);
+        check(Shape::Constant, 20, 0.001);
+        check(Shape::InverseSqrt, 1, 0.0005);
+        check(Shape::InverseSqrt, 8, 0.0005);
+        let unwarmed = Schedule { peak: 0.001, warmup: 0, steps: 20, shape: Shape::InverseSqrt };
+        assert!((unwarmed.rate(10_000) - 0.001 / 2.0_f64.sqrt()).abs() < 1e-15);
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! `hyperparameters.json`: what the recorded run was told.
 //!
 //! A setting that this replayer does not know, or a value that it does not do, is refused by its name: a replay that
-//! ignored one would compare two different things.
+//! ignored one would compare two different things. Passed over are settings that are off, and those that are known to
+//! change no number. What is missing is as `transformers` and the reference have it when nothing is said.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use model::Pooling;
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::error::TrainError;
 use crate::loss::{Contrast, Distillation, Negatives, Sifting};
@@ -25,8 +28,8 @@ pub(super) struct Hyperparameters {
     pub(super) argv: Vec<String>,
     /// Directory of the initial model, relative to the folder around the trace's.
     pub(super) initial_model: PathBuf,
-    /// Of its `model.safetensors`.
-    pub(super) initial_model_sha256: String,
+    /// Of its `model.safetensors`; where it is not told, they are what lies there.
+    pub(super) initial_model_sha256: Option<String>,
     /// How samples were made.
     pub(super) data: Data,
     /// The loop.
@@ -38,13 +41,43 @@ pub(super) struct Hyperparameters {
     #[serde(default)]
     pub(super) m3: M3,
     /// Warm-up in optimiser steps.
-    pub(super) warmup_steps_resolved: u64,
-    /// Names that weight decay takes of.
-    pub(super) weight_decay_tensors: Vec<String>,
+    warmup_steps_resolved: Option<u64>,
+    /// Names that weight decay takes of, where they are told.
+    pub(super) weight_decay_tensors: Option<Vec<String>>,
     /// Names that were not trained.
-    #[serde(default)]
-    pub(super) frozen: Vec<String>,
+    pub(super) frozen: Option<Vec<String>>,
 }
+
+/// Settings that are not known, by name.
+type Others = BTreeMap<String, Value>;
+
+/// Settings that change no number of a run on a processor.
+const IDLE: [&str; 24] = [
+    "cache_path",
+    "dataloader_pin_memory",
+    "ddp_backend",
+    "ddp_find_unused_parameters",
+    "disable_tqdm",
+    "do_train",
+    "eval_strategy",
+    "gradient_checkpointing",
+    "gradient_checkpointing_kwargs",
+    "logging_first_step",
+    "logging_steps",
+    "logging_strategy",
+    "max_len",
+    "num_train_epochs",
+    "output_dir",
+    "overwrite_output_dir",
+    "remove_unused_columns",
+    "report_to",
+    "run_name",
+    "save_steps",
+    "save_strategy",
+    "save_total_limit",
+    "sep_token",
+    "use_cpu",
+];
 
 /// Which of the reference's trainers ran.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -60,17 +93,13 @@ pub(super) enum RunKind {
 
 /// Sampling and collation.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default)]
 #[allow(clippy::struct_field_names)] // The reference's names; TRAINING.md, section 1.3.
 pub(super) struct Data {
     pub(super) train_data: Vec<PathBuf>,
-    #[serde(rename = "cache_path")]
-    _cache_path: Option<String>,
     pub(super) train_group_size: usize,
     pub(super) query_max_len: usize,
     pub(super) passage_max_len: usize,
-    #[serde(rename = "max_len")]
-    _max_len: Option<usize>,
     pub(super) pad_to_multiple_of: Option<usize>,
     pub(super) max_example_num_per_dataset: usize,
     #[serde(alias = "query_instruction_for_rerank")]
@@ -81,49 +110,94 @@ pub(super) struct Data {
     pub(super) passage_instruction_for_retrieval: Option<String>,
     pub(super) passage_instruction_format: String,
     pub(super) shuffle_ratio: f64,
-    #[serde(default)]
     pub(super) same_dataset_within_batch: bool,
-    #[serde(default)]
     pub(super) small_threshold: usize,
-    #[serde(default)]
     pub(super) drop_threshold: usize,
-    #[serde(rename = "sep_token")]
-    _sep_token: Option<String>,
+    #[serde(flatten)]
+    others: Others,
+}
+
+impl Default for Data {
+    fn default() -> Self {
+        Self {
+            train_data: Vec::new(),
+            train_group_size: 8,
+            query_max_len: 32,
+            passage_max_len: 128,
+            pad_to_multiple_of: None,
+            max_example_num_per_dataset: 100_000_000,
+            query_instruction_for_retrieval: None,
+            query_instruction_format: "{}{}".to_owned(),
+            knowledge_distillation: false,
+            passage_instruction_for_retrieval: None,
+            passage_instruction_format: "{}{}".to_owned(),
+            shuffle_ratio: 0.0,
+            same_dataset_within_batch: false,
+            small_threshold: 0,
+            drop_threshold: 0,
+            others: Others::new(),
+        }
+    }
 }
 
 /// Of `transformers.TrainingArguments`.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[allow(clippy::struct_excessive_bools)] // The reference's names; TRAINING.md, section 2.9.
+#[serde(default)]
 pub(super) struct Training {
     pub(super) seed: u64,
     pub(super) data_seed: Option<u64>,
     pub(super) max_steps: i64,
     pub(super) learning_rate: f64,
-    #[serde(rename = "warmup_steps")]
-    _warmup_steps: f64,
+    pub(super) warmup_steps: f64,
     pub(super) lr_scheduler_type: String,
     pub(super) weight_decay: f64,
     pub(super) adam_beta1: f64,
     pub(super) adam_beta2: f64,
     pub(super) adam_epsilon: f64,
     pub(super) optim: String,
-    pub(super) max_grad_norm: f64,
+    pub(super) max_grad_norm: Option<f64>,
     pub(super) per_device_train_batch_size: usize,
-    #[serde(rename = "gradient_accumulation_steps")]
-    _gradient_accumulation_steps: usize,
+    pub(super) gradient_accumulation_steps: usize,
     pub(super) dataloader_drop_last: bool,
     pub(super) dataloader_num_workers: usize,
     pub(super) fp16: bool,
     pub(super) bf16: bool,
-    /// Changes no number.
-    #[serde(rename = "gradient_checkpointing")]
-    _gradient_checkpointing: bool,
+    #[serde(flatten)]
+    others: Others,
 }
+
+impl Default for Training {
+    fn default() -> Self {
+        Self {
+            seed: 42,
+            data_seed: None,
+            max_steps: -1,
+            learning_rate: 5e-5,
+            warmup_steps: 0.0,
+            lr_scheduler_type: "linear".to_owned(),
+            weight_decay: 0.0,
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_epsilon: 1e-8,
+            optim: "adamw_torch_fused".to_owned(),
+            max_grad_norm: Some(1.0),
+            per_device_train_batch_size: USUAL_BATCH,
+            gradient_accumulation_steps: 1,
+            dataloader_drop_last: false,
+            dataloader_num_workers: 0,
+            fp16: false,
+            bf16: false,
+            others: Others::new(),
+        }
+    }
+}
+
+/// Queries per rank and step where nothing is said.
+const USUAL_BATCH: usize = 8;
 
 /// The loss of embedders.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 // The reference's names; TRAINING.md, section 1.3.
 pub(super) struct Embedder {
     pub(super) negatives_cross_device: bool,
@@ -135,19 +209,24 @@ pub(super) struct Embedder {
     pub(super) use_mrl: bool,
     pub(super) mrl_dims: Vec<i64>,
     pub(super) fix_position_embedding: bool,
+    #[serde(flatten)]
+    others: Others,
 }
 
 /// What bge-m3 adds.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 // The reference's names; TRAINING.md, section 1.3.
 pub(super) struct M3 {
     pub(super) unified_finetuning: bool,
     pub(super) use_self_distill: bool,
     pub(super) self_distill_start_step: i64,
     pub(super) fix_encoder: bool,
+    /// The heads' weights say it.
     #[serde(rename = "colbert_dim")]
     _colbert_dim: Option<i64>,
+    #[serde(flatten)]
+    others: Others,
 }
 
 impl Hyperparameters {
@@ -163,6 +242,12 @@ impl Hyperparameters {
     }
 
     fn check(&self) -> Result<(), TrainError> {
+        let others = [&self.data.others, &self.training.others, &self.embedder.others, &self.m3.others];
+        let unknown = |(name, value): &(&String, &Value)| !IDLE.contains(&name.as_str()) && !is_off(value);
+        if let Some((name, value)) = others.into_iter().flatten().find(unknown) {
+            let what = format!("setting {name} is not known, and it is not off: {value}");
+            return Err(TrainError::Unsupported(what));
+        }
         let Training { fp16, bf16, optim, .. } = &self.training;
         let m3 = self.kind == RunKind::M3 && self.m3.unified_finetuning;
         let sub_batches = self.embedder.sub_batch_size.is_some_and(|size| size > 0);
@@ -229,7 +314,7 @@ impl Hyperparameters {
             betas: [adam_beta1, adam_beta2],
             epsilon: adam_epsilon,
             weight_decay,
-            max_norm: Some(max_grad_norm).filter(|max| *max > 0.0),
+            max_norm: max_grad_norm.filter(|max| *max > 0.0),
         }
     }
 
@@ -238,11 +323,19 @@ impl Hyperparameters {
         let shape = match self.training.lr_scheduler_type.as_str() {
             "linear" => Shape::Linear,
             "cosine" => Shape::Cosine,
+            "cosine_with_restarts" => Shape::CosineWithRestarts,
+            "polynomial" => Shape::Polynomial,
+            "constant" => Shape::Constant,
             "constant_with_warmup" => Shape::ConstantWithWarmup,
+            "inverse_sqrt" => Shape::InverseSqrt,
             _ => return None,
         };
-        let steps = u64::try_from(self.training.max_steps).ok().filter(|&max| max > 0).unwrap_or(steps);
-        Some(Schedule { peak: self.training.learning_rate, warmup: self.warmup_steps_resolved, steps, shape })
+        let limit = u64::try_from(self.training.max_steps).ok().filter(|&max| max > 0);
+        let steps = limit.unwrap_or(steps);
+        // What was resolved without a number of steps is not what the run had.
+        let resolved = self.warmup_steps_resolved.filter(|_| limit.is_some());
+        let warmup = resolved.unwrap_or_else(|| Schedule::warmup_steps(self.training.warmup_steps, steps));
+        Some(Schedule { peak: self.training.learning_rate, warmup, steps, shape })
     }
 
     /// Whether a parameter was trained, by our name.
@@ -255,9 +348,25 @@ impl Hyperparameters {
 
     /// Queries per rank and step, as the command line has it: same-dataset runs overwrite the setting with 1.
     pub(super) fn batch_size(&self) -> usize {
-        let flag = self.argv.iter().position(|word| word == "--per_device_train_batch_size");
-        let said = flag.and_then(|at| self.argv.get(at + 1)?.parse().ok());
-        said.unwrap_or(self.training.per_device_train_batch_size)
+        const FLAG: &str = "--per_device_train_batch_size";
+        let joined = || self.argv.iter().find_map(|word| word.strip_prefix(FLAG)?.strip_prefix('='));
+        let flag = self.argv.iter().position(|word| word == FLAG);
+        let said = flag.and_then(|at| self.argv.get(at + 1)).map(String::as_str).or_else(joined);
+        let overwritten = self.data.same_dataset_within_batch && !self.argv.is_empty();
+        let unsaid = if overwritten { USUAL_BATCH } else { self.training.per_device_train_batch_size };
+        said.and_then(|said| said.parse().ok()).unwrap_or(unsaid)
+    }
+}
+
+/// Whether a setting's value is one that asks for nothing.
+fn is_off(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(is_on) => !is_on,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(items) => items.is_empty(),
     }
 }
 
@@ -265,7 +374,9 @@ fn unknown(setting: &str, value: &str) -> TrainError {
     TrainError::Unsupported(format!("{setting} {value} is not known"))
 }
 
-/// A recorded tensor's name as ours: the reference wraps the model.
-pub(super) fn our_name(recorded: &str) -> &str {
-    recorded.strip_prefix("model.").unwrap_or(recorded)
+/// A tensor's name without what it is wrapped in: the reference wraps the model, and checkpoints with more than an encoder
+/// wrap that. In a record it is the same as in a checkpoint then.
+pub(super) fn our_name(name: &str) -> &str {
+    let name = name.strip_prefix("model.").unwrap_or(name);
+    ["bert.", "roberta."].iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name)
 }

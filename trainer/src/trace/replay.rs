@@ -9,7 +9,7 @@ use tch::{Kind, Tensor};
 use super::batches::{self, Recorded, Texts};
 use super::gradients;
 use super::hyperparameters::{Hyperparameters, RunKind, Training, our_name};
-use super::recorded::{self, MicroStep};
+use super::recorded::{self, FinalTensor, MicroStep};
 use super::report::{Report, Row};
 use super::samples;
 use super::source::{Places, Source};
@@ -24,6 +24,8 @@ const FIRST_LOSS: f64 = 1e-6;
 const LOSS: f64 = 1e-5;
 /// Relative.
 const NORM: f64 = 1e-4;
+/// What gradients' norms are compared to at least: below it they are of what rounds.
+const NOISE: f64 = 1e-2;
 /// Relative, of the norm of final minus initial weights of a tensor.
 const DISTANCE: f64 = 1e-3;
 /// Absolute.
@@ -38,7 +40,8 @@ pub struct Replay {
     /// `[rank][micro step]`.
     batches: Vec<Vec<Recorded>>,
     losses: Vec<Vec<MicroStep>>,
-    distances: BTreeMap<String, f64>,
+    /// How far each tensor went, where that is told.
+    distances: Option<BTreeMap<String, f64>>,
 }
 
 /// Replays the run in the folder `dir`.
@@ -64,10 +67,12 @@ impl Replay {
         let ranks = 0..settings.world_size;
         let batches = ranks.clone().map(|rank| batches::read(&dir.join(format!("batches_rank{rank}.npz"))));
         let batches = batches.collect::<Result<Vec<_>, _>>()?;
-        let losses = ranks.map(|rank| recorded::losses(dir, rank)).collect::<Result<Vec<_>, _>>()?;
-        let finals = recorded::final_weights(dir)?;
+        let accumulated = settings.training.gradient_accumulation_steps;
+        let losses = ranks.map(|rank| recorded::losses(dir, rank, accumulated));
+        let losses = losses.collect::<Result<Vec<_>, _>>()?;
+        let distance = |(name, tensor): (String, FinalTensor)| (our_name(&name).to_owned(), tensor.delta_l2);
         let distances =
-            finals.into_iter().map(|(name, tensor)| (our_name(&name).to_owned(), tensor.delta_l2)).collect();
+            recorded::final_weights(dir)?.map(|finals| finals.into_iter().map(distance).collect());
         let steps = losses.first().map_or(0, Vec::len);
         if steps == 0 || losses.iter().any(|l| l.len() != steps) || batches.iter().any(|b| b.len() < steps) {
             return Err(TrainError::format(dir, "ranks do not have a batch and a loss for each micro step"));
@@ -95,7 +100,11 @@ impl Replay {
         let ranks = (0..self.settings.world_size).map(|_| Accumulated::default()).collect();
         let mut run = Run { replay: self, objective, model: &model, optimizer, ranks };
         report.rows.extend(run.steps(report.notes.as_mut())?);
-        report.rows.push(self.distances(&model, &before)?);
+        if let Some(recorded) = &self.distances {
+            report.rows.push(distances(recorded, &model, &before)?);
+        } else {
+            report.notes.push("there is no final_weights.json: final weights are not compared".to_owned());
+        }
         Ok(())
     }
 
@@ -150,39 +159,45 @@ impl Replay {
         let recorded = |names: &[String]| -> BTreeSet<String> {
             names.iter().map(|name| our_name(name).to_owned()).collect()
         };
-        let decayed = recorded(&self.settings.weight_decay_tensors);
-        let frozen = recorded(&self.settings.frozen);
+        let decayed = self.settings.weight_decay_tensors.as_deref().map(recorded);
+        let frozen = self.settings.frozen.as_deref().map(recorded);
         for parameter in model.parameters() {
-            let name = parameter.name();
+            let name = our_name(parameter.name());
             let trains = parameter.tensor().requires_grad();
-            let wrong = (trains && decays(name) != decayed.contains(name)) || trains == frozen.contains(name);
+            let decayed = decayed.as_ref().map(|decayed| decayed.contains(name));
+            let frozen = frozen.as_ref().map(|frozen| frozen.contains(name));
+            let wrong = (trains && decayed.is_some_and(|decayed| decayed != decays(name)))
+                || frozen.is_some_and(|frozen| frozen == trains);
             row.take(f64::from(u8::from(wrong)), || name.to_owned());
         }
         row
     }
+}
 
-    /// How far each tensor went.
-    fn distances(&self, model: &Trainee, before: &[Tensor]) -> Result<Row, TrainError> {
-        let mut row = Row::new("final minus initial, norms", Some(DISTANCE));
-        for (parameter, before) in model.parameters().iter().zip(before) {
-            let name = parameter.name();
-            let Some(&recorded) = self.distances.get(name) else {
-                row.take(f64::INFINITY, || format!("{name}, which the record lacks"));
-                continue;
-            };
-            if moves_by_rounding(name) {
-                continue;
-            }
-            let distance = parameter.tensor().f_detach()?.f_sub(before)?.f_to_kind(Kind::Double)?.f_norm()?;
-            let distance = distance.f_double_value(&[])?;
-            // A frozen tensor went nowhere, and nowhere is 0.
-            let difference = (distance - recorded).abs() / recorded.abs().max(f64::MIN_POSITIVE);
-            row.take(if distance.to_bits() == recorded.to_bits() { 0.0 } else { difference }, || {
-                name.to_owned()
-            });
+/// How far each tensor went, and how far it went in the record.
+fn distances(
+    recorded: &BTreeMap<String, f64>,
+    model: &Trainee,
+    before: &[Tensor],
+) -> Result<Row, TrainError> {
+    let mut row = Row::new("final minus initial, norms", Some(DISTANCE));
+    for (parameter, before) in model.parameters().iter().zip(before) {
+        let name = our_name(parameter.name());
+        let Some(&recorded) = recorded.get(name) else {
+            row.take(f64::INFINITY, || format!("{name}, which the record lacks"));
+            continue;
+        };
+        if moves_by_rounding(name) {
+            continue;
         }
-        Ok(row)
+        let distance = parameter.tensor().f_detach()?.f_sub(before)?.f_to_kind(Kind::Double)?.f_norm()?;
+        let distance = distance.f_double_value(&[])?;
+        // A frozen tensor went nowhere, and nowhere is 0.
+        let difference = (distance - recorded).abs() / recorded.abs().max(f64::MIN_POSITIVE);
+        let same = distance.to_bits() == recorded.to_bits();
+        row.take(if same { 0.0 } else { difference }, || name.to_owned());
     }
+    Ok(row)
 }
 
 /// Tensors whose true gradient is 0: softmax does not see what is added to all its inputs. The optimiser moves them by
@@ -263,17 +278,20 @@ impl Run<'_> {
                 let row = if micro == 0 { &mut first } else { &mut losses };
                 row.take(difference, || format!("micro step {micro}, rank {rank}: {found} for {expected}"));
             }
-            let MicroStep { optimizer_step: Some(step), grad_norm, lr: Some(rate), .. } = *step else {
-                continue;
-            };
-            if let Some(schedule) = schedule {
-                rates.take((schedule.rate(step) - rate).abs(), || format!("step {step}"));
+            let MicroStep { optimizer_step: Some(step), grad_norm, lr, .. } = *step else { continue };
+            let scheduled = schedule.map(|schedule| schedule.rate(step));
+            if let (Some(scheduled), Some(rate)) = (scheduled, lr) {
+                rates.take((scheduled - rate).abs(), || format!("step {step}"));
             }
+            let Some(rate) = lr.or(scheduled) else {
+                let what = format!("step {step} has no lr, and its lr_scheduler_type is not known");
+                return Err(TrainError::Unsupported(what));
+            };
             self.reduce()?;
             gradients::compare(&self.replay.dir, step, &self.optimizer.gradients()?, &mut grads)?;
             let found = self.optimizer.step(rate)?;
             if let Some(expected) = grad_norm {
-                let difference = (found - expected).abs() / expected.abs().max(f64::MIN_POSITIVE);
+                let difference = (found - expected).abs() / expected.abs().max(NOISE);
                 norms.take(difference, || format!("step {step}: {found} for {expected}"));
             }
         }

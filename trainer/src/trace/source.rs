@@ -7,6 +7,8 @@ use super::hyperparameters::Hyperparameters;
 use crate::error::TrainError;
 
 const WEIGHTS: &str = "model.safetensors";
+/// Where initial models lie beside traces.
+const MODELS: &str = "models";
 
 /// Where to look for what a trace refers to.
 #[derive(Clone, Debug, Default)]
@@ -36,12 +38,17 @@ impl Source {
         let around = dir.canonicalize().map_err(|source| TrainError::io(dir, source))?;
         let around = around.parent().unwrap_or(&around).to_owned();
         let root = places.root.clone().unwrap_or(around);
-        let model = root.join(&settings.initial_model);
+        let model = model(&root, &settings.initial_model);
         let mut candidates = vec![model.clone()];
         candidates.extend(places.checkpoints.as_deref().map(directories).unwrap_or_default());
+        candidates.extend(directories(&root.join(MODELS)));
         for weights in candidates {
-            let hash = manifest::hash_file(&weights.join(WEIGHTS));
-            if hash.is_ok_and(|(_, found)| found == settings.initial_model_sha256) {
+            let path = weights.join(WEIGHTS);
+            let is_it = match &settings.initial_model_sha256 {
+                Some(wanted) => manifest::hash_file(&path).is_ok_and(|(_, found)| found == *wanted),
+                None => weights == model && path.exists(),
+            };
+            if is_it {
                 let has_tokenizer = |dir: &PathBuf| {
                     ["tokenizer.json", "vocab.txt"].iter().any(|name| dir.join(name).exists())
                 };
@@ -51,13 +58,21 @@ impl Source {
                 return Ok(Self { config, weights, tokenizer, root });
             }
         }
-        let sha256 = &settings.initial_model_sha256;
-        let path = model.join(WEIGHTS);
-        Err(TrainError::format(
-            &path,
-            format!("weights of sha256 {sha256} are neither here nor among the checkpoints"),
-        ))
+        let wanted = settings.initial_model_sha256.as_deref().map(|sha256| format!(" of sha256 {sha256}"));
+        let wanted = wanted.unwrap_or_default();
+        let reason = format!("weights{wanted} are neither here nor among the checkpoints");
+        Err(TrainError::format(&model.join(WEIGHTS), reason))
     }
+}
+
+/// The directory of the initial model: where the record says, or, where that is a place of another machine, the one of
+/// that name here.
+fn model(root: &Path, said: &Path) -> PathBuf {
+    let there = root.join(said);
+    let name = said.file_name().unwrap_or_default();
+    let here = [root.join(MODELS).join(name), root.join(name)];
+    let all = std::iter::once(there.clone()).chain(here);
+    all.into_iter().find(|dir| dir.join("config.json").exists()).unwrap_or(there)
 }
 
 fn directories(of: &Path) -> Vec<PathBuf> {
