@@ -53,7 +53,7 @@ class Recorder(TrainerCallback):
         model.forward = watched
 
     def keep(self, name: str, value: Any) -> None:
-        if isinstance(value, list) and value and not isinstance(value[0], float):
+        if isinstance(value, list) and value and not isinstance(value[0], int | float):
             for i, part in enumerate(value):
                 self.keep(f"{name}.sub{i}", part)
         elif hasattr(value, "items"):
@@ -80,11 +80,10 @@ class Recorder(TrainerCallback):
     ) -> None:
         """The last micro step of a group."""
         rate = kwargs["optimizer"].param_groups[0]["lr"]
-        self.steps[-1] |= {
-            "optimizer_step": self.optimizer_steps,
-            "grad_norm": self.norm,
-            "lr": rate,
-        }
+        self.steps[-1] |= {"optimizer_step": self.optimizer_steps, "lr": rate}
+        # It is not taken where nothing is cut down.
+        if not math.isnan(self.norm):
+            self.steps[-1]["grad_norm"] = self.norm
         self.optimizer_steps += 1
 
 
@@ -203,7 +202,9 @@ def hyperparameters(
         "training": some(TRAINING),
         "embedder": some(EMBEDDER),
         "m3": some(M3) if scenario.kind == "m3" else {},
-        "warmup_steps_resolved": training.get_warmup_steps(training.max_steps),
+        "warmup_steps_resolved": training.get_warmup_steps(
+            runner.trainer.state.max_steps
+        ),
         "weight_decay_tensors": sorted(names),
         "frozen": sorted(name for name, p in parameters.items() if not p.requires_grad),
     }

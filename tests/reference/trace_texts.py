@@ -94,6 +94,30 @@ def write(folder: Path) -> None:
         for row in everything[::2]
     ]
     dump(folder / "kinds-no_in_batch_neg" / "kinds.jsonl", own_group)
+    # What one file says and the other does not.
+    own_prompt = [row | {"prompt": f"({at}) "} for at, row in enumerate(everything)]
+    dump(folder / "asked" / "prompted.jsonl", own_prompt[:8])
+    dump(folder / "asked" / "plain.jsonl", everything[8:16])
+    sized = {"train_group_size": 4, "batch_size": 3}
+    dump(folder / "sized" / "sized.jsonl", [row | sized for row in everything[:9]])
+    typed = [row | {"type": "normal"} for row in everything[12:19]]
+    dump(folder / "sized" / "typed.jsonl", [unscored(row) for row in typed])
+    paired = [
+        row | {"query_prompt": "Q: "} | ({} if at % 2 else {"passage_prompt": "P: "})
+        for at, row in enumerate(everything[:9])
+    ]
+    dump(folder / "pairs" / "prompted.jsonl", paired)
+    dump(folder / "pairs" / "plain.jsonl", [nothing_said(), *everything[20:]])
+
+
+def unscored(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if "scores" not in name}
+
+
+def nothing_said() -> dict[str, Any]:
+    """Texts of which little is left: capitals whose small letters depend on where they stand, and nothing at all."""
+    texts = {"query": "ΟΔΟΣ ΣΟΦΙΑΣ", "pos": ["ΛΟΓΟΣ, ΠΟΛΙΣ"], "neg": ["", " "]}
+    return texts | {"pos_scores": [1.0], "neg_scores": [0.5, -1.0]}
 
 
 def dump(path: Path, rows: list[dict[str, Any]]) -> None:

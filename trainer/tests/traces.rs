@@ -45,7 +45,7 @@ fn recorded() -> PathBuf {
 #[test]
 fn recorded_traces_come_out_the_same() {
     let traces = traces(&recorded());
-    assert_eq!(traces.len(), 7);
+    assert_eq!(traces.len(), 12);
     for dir in traces {
         check(&dir);
     }
@@ -80,6 +80,44 @@ fn another_run_is_told_from_the_recorded_one() {
         let wrong: Vec<&str> = report.rows.iter().filter(|row| !row.holds()).map(|row| row.what).collect();
         assert!(wrong.contains(&row) && !report.holds(), "{to}\n{report}");
     }
+}
+
+/// Other recorders name other places, say less, and write numbers that are none.
+#[test]
+fn a_record_may_lack_what_can_be_told_without_it() {
+    let dir = altered("{", "{");
+    let path = |name: &str| dir.path().join(name);
+    let mut told: serde_json::Value = read(&path("hyperparameters.json"));
+    for name in ["warmup_steps_resolved", "weight_decay_tensors", "frozen"] {
+        told.as_object_mut().unwrap().remove(name).unwrap();
+    }
+    for name in ["optim", "adam_beta1", "data_seed", "dataloader_num_workers", "max_grad_norm", "bf16"] {
+        told["training"].as_object_mut().unwrap().remove(name).unwrap();
+    }
+    told["training"]["num_train_epochs"] = 3.into();
+    told["training"]["label_smoothing_factor"] = 0.into();
+    told["initial_model"] = "/of/another/machine/xlmr-cls".into();
+    fs::write(path("hyperparameters.json"), told.to_string()).unwrap();
+    fs::remove_file(path("final_weights.json")).unwrap();
+    for rank in 0..2 {
+        let losses = path(&format!("losses_rank{rank}.json"));
+        let mut told = read(&losses);
+        for step in told["steps"].as_array_mut().unwrap() {
+            step.as_object_mut().unwrap().remove("lr").unwrap();
+            step.as_object_mut().unwrap().remove("optimizer_step").unwrap();
+            step["grad_norm"] = "none".into();
+        }
+        fs::write(losses, told.to_string().replace("\"none\"", "NaN")).unwrap();
+    }
+    let report = replay(dir.path(), &Places::default()).unwrap();
+    assert!(report.holds(), "{report}");
+    let compared = |what: &str| report.rows.iter().find(|row| row.what == what).map(|row| row.compared);
+    assert_eq!((compared("losses"), compared("gradient norms")), (Some(10), Some(0)), "{report}");
+    assert!(report.notes.iter().any(|note| note.contains("final_weights.json")), "{report}");
+}
+
+fn read(path: &Path) -> serde_json::Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
 /// What `beige-trainer replay` prints of a trace, and the code that it ends with.
