@@ -46,7 +46,7 @@ enum Verb {
         /// What the trace's model and data are relative to; the folder around it if not given
         #[arg(long)]
         root: Option<PathBuf>,
-        /// A directory of checkpoints, in which weights are found by their SHA-256
+        /// A directory of checkpoints, in which weights are found by their SHA-256 [default: what set-up has prepared]
         #[arg(long, env = "BEIGE_CHECKPOINTS")]
         checkpoints: Option<PathBuf>,
     },
@@ -144,6 +144,7 @@ fn run(verb: Verb, threads: usize) -> Result<ExitCode, TrainError> {
     match verb {
         Verb::Serve(_) => unreachable!("it is taken care of before"),
         Verb::Replay { dir, root, checkpoints } => {
+            let checkpoints = checkpoints.or_else(service::set_up_models);
             let report = replay(&dir, &Places { root, checkpoints })?;
             say(&report)?;
             Ok(if report.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -51,12 +51,18 @@ fn recorded_traces_come_out_the_same() {
     }
 }
 
-/// A trace like `crossdev-kd`, beside it, with a text of its settings replaced.
-fn altered(from: &str, to: &str) -> tempfile::TempDir {
+/// A copy of a trace, beside it.
+fn copied(name: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir_in(recorded()).unwrap();
-    for entry in fs::read_dir(recorded().join("crossdev-kd")).unwrap().map(Result::unwrap) {
+    for entry in fs::read_dir(recorded().join(name)).unwrap().map(Result::unwrap) {
         fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
     }
+    dir
+}
+
+/// A trace like `crossdev-kd` with a text of its settings replaced.
+fn altered(from: &str, to: &str) -> tempfile::TempDir {
+    let dir = copied("crossdev-kd");
     let path = dir.path().join("hyperparameters.json");
     let text = fs::read_to_string(&path).unwrap();
     assert!(text.contains(from), "{from}");
@@ -85,7 +91,7 @@ fn another_run_is_told_from_the_recorded_one() {
 /// Other recorders name other places, say less, and write numbers that are none.
 #[test]
 fn a_record_may_lack_what_can_be_told_without_it() {
-    let dir = altered("{", "{");
+    let dir = copied("crossdev-kd");
     let path = |name: &str| dir.path().join(name);
     let mut told: serde_json::Value = read(&path("hyperparameters.json"));
     for name in ["warmup_steps_resolved", "weight_decay_tensors", "frozen"] {
@@ -116,15 +122,48 @@ fn a_record_may_lack_what_can_be_told_without_it() {
     assert!(report.notes.iter().any(|note| note.contains("final_weights.json")), "{report}");
 }
 
+#[test]
+fn batches_by_file_are_not_guessed() {
+    let dir = copied("by-file");
+    let path = dir.path().join("hyperparameters.json");
+    let mut told = read(&path);
+    told.as_object_mut().unwrap().remove("argv").unwrap();
+    fs::write(path, told.to_string()).unwrap();
+    let report = replay(dir.path(), &Places::default()).unwrap();
+    assert!(report.holds() && report.notes.iter().any(|note| note.contains("argv")), "{report}");
+}
+
 fn read(path: &Path) -> serde_json::Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
 /// What `beige-trainer replay` prints of a trace, and the code that it ends with.
 fn replayed(dir: &Path) -> (Option<i32>, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_beige-trainer"));
-    let output = command.arg("replay").arg(dir).output().unwrap();
+    ended(Command::new(env!("CARGO_BIN_EXE_beige-trainer")).arg("replay").arg(dir))
+}
+
+fn ended(command: &mut Command) -> (Option<i32>, String) {
+    let output = command.output().unwrap();
     (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[test]
+fn weights_are_found_among_what_set_up_has_prepared() {
+    let (cache, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let replayed = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_beige-trainer"));
+        command.env_remove("BEIGE_CHECKPOINTS").env("BEIGE_CACHE", cache.path());
+        ended(command.arg("replay").arg(recorded().join("crossdev-kd")).arg("--root").arg(elsewhere.path()))
+    };
+    assert_eq!(replayed().0, Some(65));
+    let model = cache.path().join("models/some-name");
+    fs::create_dir_all(&model).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(recorded().join("../checkpoints/xlmr-cls").join(file), model.join(file)).unwrap();
+    }
+    let (code, table) = replayed();
+    assert_eq!(code, Some(0), "{table}");
+    assert!(table.contains("samples are not rebuilt") && table.contains("losses"), "{table}");
 }
 
 #[test]

@@ -17,6 +17,17 @@ use uuid::Uuid;
 use super::devices;
 use super::root::Roots;
 
+/// Where set-up keeps checkpoints, one a directory: in `models` below `$BEIGE_CACHE`, else `$XDG_CACHE_HOME/beige`, else
+/// `$HOME/.cache/beige`. Nothing where none of the three is set.
+#[must_use]
+pub fn set_up_models() -> Option<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let cache = set("BEIGE_CACHE")
+        .or_else(|| set("XDG_CACHE_HOME").map(|home| home.join("beige")))
+        .or_else(|| set("HOME").map(|home| home.join(".cache/beige")));
+    cache.map(|cache| cache.join("models"))
+}
+
 /// Copies of objects: 100 GiB.
 const COPIES: u64 = 100 << 30;
 

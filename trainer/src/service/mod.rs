@@ -22,7 +22,7 @@ mod shelf;
 mod spec;
 mod wire;
 
-pub use config::{Config, InvalidConfig, ServeArgs};
+pub use config::{Config, InvalidConfig, ServeArgs, set_up_models};
 pub use ranks::TRY_AGAIN;
 pub use serve::{Failure, serve};
 pub use spec::{EXAMPLE, Fault, Gate, Publish, Spec};

@@ -352,9 +352,18 @@ impl Hyperparameters {
         let joined = || self.argv.iter().find_map(|word| word.strip_prefix(FLAG)?.strip_prefix('='));
         let flag = self.argv.iter().position(|word| word == FLAG);
         let said = flag.and_then(|at| self.argv.get(at + 1)).map(String::as_str).or_else(joined);
-        let overwritten = self.data.same_dataset_within_batch && !self.argv.is_empty();
-        let unsaid = if overwritten { USUAL_BATCH } else { self.training.per_device_train_batch_size };
+        let unsaid =
+            if self.is_overwritten() { USUAL_BATCH } else { self.training.per_device_train_batch_size };
         said.and_then(|said| said.parse().ok()).unwrap_or(unsaid)
+    }
+
+    /// Whether [`Hyperparameters::batch_size`] can be known.
+    pub(super) fn tells_batch_size(&self) -> bool {
+        !self.is_overwritten() || !self.argv.is_empty()
+    }
+
+    fn is_overwritten(&self) -> bool {
+        self.data.same_dataset_within_batch && self.training.per_device_train_batch_size == 1
     }
 }
 

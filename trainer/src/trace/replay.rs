@@ -138,6 +138,9 @@ impl Replay {
         let there = |name: &PathBuf| self.source.root.join(name).exists();
         if *workers > 0 {
             report.notes.push(format!("dataloader_num_workers {workers}: samples are not rebuilt"));
+        } else if !self.settings.tells_batch_size() {
+            let why = "there is neither argv nor a batch size: samples are not rebuilt";
+            report.notes.push(why.to_owned());
         } else if !self.settings.data.train_data.iter().all(there)
             || !self.dir.join("samples_rank0.jsonl").exists()
         {
