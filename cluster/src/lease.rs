@@ -1,4 +1,5 @@
-//! What a member does next about its lease. Pure: events and the time in, steps out; [`membership`] acts.
+//! What a member does next about its lease. Pure: events and the time in, steps out; a [tenure](crate::tenure::Tenure)
+//! has them taken.
 //!
 //! ```text
 //!             grant               write
@@ -9,8 +10,6 @@
 //! ```
 //!
 //! A failure changes no state: it only delays the next step. etcd being away is never a reason to give up.
-//!
-//! [`membership`]: crate::membership
 
 use std::time::Duration;
 
@@ -55,8 +54,6 @@ pub(crate) enum Event {
     Failed,
     /// There is something else to write.
     Updated,
-    /// The wait is over.
-    Waited,
 }
 
 /// How far the registration has come.
@@ -122,7 +119,8 @@ impl Lease {
         }
     }
 
-    /// Takes in what happened by `now`; `roll` is drawn from `[0, 1)`.
+    /// Takes in what happened by `now`; `roll` is drawn from `[0, 1)`. Of a lease that was granted or renewed, `now` is when
+    /// that was asked for: etcd counts from some time after.
     pub(crate) fn on(&mut self, event: Event, now: Instant, roll: f64) {
         match event {
             Event::Granted(id) => {
@@ -153,7 +151,6 @@ impl Lease {
                 self.failures = self.failures.saturating_add(1);
             }
             Event::Updated => self.rewrite_at = now,
-            Event::Waited => {}
         }
     }
 
@@ -178,15 +175,17 @@ mod tests {
     const TTL: Duration = Duration::from_secs(9);
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Plays `events`, each a number of seconds after the one before, and checks the step that follows each.
+    /// Plays events, or waits, each a number of seconds after the one before, and checks the step that follows each.
     #[track_caller]
-    fn check(script: &[(u32, Event, Expected)]) -> Lease {
+    fn check(script: &[(u32, Option<Event>, Expected)]) -> Lease {
         let mut now = Instant::now();
         let mut lease = Lease::new(TTL, now);
         assert_eq!(lease.step(now), Step::Grant, "at the start");
         for (i, &(seconds, event, expected)) in script.iter().enumerate() {
             now += SECOND * seconds;
-            lease.on(event, now, 1.0);
+            if let Some(event) = event {
+                lease.on(event, now, 1.0);
+            }
             let expected = match expected {
                 Expected::Now(step) => step,
                 Expected::In(wait) => Step::WaitUntil(now + wait),
@@ -206,22 +205,22 @@ mod tests {
     #[test]
     fn a_member_asks_writes_and_renews_at_a_third() {
         check(&[
-            (0, Event::Granted(7), Now(Step::Write(7))),
-            (0, Event::Written, In(TTL / 3)),
-            (3, Event::Waited, Now(Step::Renew(7))),
-            (0, Event::Renewed, In(TTL / 3)),
+            (0, Some(Event::Granted(7)), Now(Step::Write(7))),
+            (0, Some(Event::Written), In(TTL / 3)),
+            (3, None, Now(Step::Renew(7))),
+            (0, Some(Event::Renewed), In(TTL / 3)),
         ]);
     }
 
     #[test]
     fn a_lost_lease_is_granted_again_after_a_jittered_wait_and_the_keys_written_again() {
         check(&[
-            (0, Event::Granted(7), Now(Step::Write(7))),
-            (0, Event::Written, In(TTL / 3)),
-            (3, Event::Lost, In(TTL / 10)),
-            (1, Event::Waited, Now(Step::Grant)),
-            (0, Event::Granted(8), Now(Step::Write(8))),
-            (0, Event::Lost, In(TTL / 10)),
+            (0, Some(Event::Granted(7)), Now(Step::Write(7))),
+            (0, Some(Event::Written), In(TTL / 3)),
+            (3, Some(Event::Lost), In(TTL / 10)),
+            (1, None, Now(Step::Grant)),
+            (0, Some(Event::Granted(8)), Now(Step::Write(8))),
+            (0, Some(Event::Lost), In(TTL / 10)),
         ]);
     }
 
@@ -229,28 +228,28 @@ mod tests {
     fn failures_delay_the_step_and_do_not_change_it() {
         let first = TTL / 50;
         check(&[
-            (0, Event::Failed, In(first)),
-            (1, Event::Waited, Now(Step::Grant)),
-            (0, Event::Failed, In(first * 2)),
-            (1, Event::Waited, Now(Step::Grant)),
-            (0, Event::Granted(7), Now(Step::Write(7))),
-            (0, Event::Failed, In(first)),
-            (3, Event::Waited, Now(Step::Renew(7))),
-            (0, Event::Failed, In(first * 2)),
-            (1, Event::Waited, Now(Step::Renew(7))),
-            (0, Event::Renewed, Now(Step::Write(7))),
+            (0, Some(Event::Failed), In(first)),
+            (1, None, Now(Step::Grant)),
+            (0, Some(Event::Failed), In(first * 2)),
+            (1, None, Now(Step::Grant)),
+            (0, Some(Event::Granted(7)), Now(Step::Write(7))),
+            (0, Some(Event::Failed), In(first)),
+            (3, None, Now(Step::Renew(7))),
+            (0, Some(Event::Failed), In(first * 2)),
+            (1, None, Now(Step::Renew(7))),
+            (0, Some(Event::Renewed), Now(Step::Write(7))),
         ]);
     }
 
     #[test]
     fn an_update_is_written_at_once_but_not_before_a_renewal_that_is_due() {
         let lease = check(&[
-            (0, Event::Granted(7), Now(Step::Write(7))),
-            (0, Event::Written, In(TTL / 3)),
-            (1, Event::Updated, Now(Step::Write(7))),
-            (0, Event::Written, In(SECOND * 2)),
-            (2, Event::Updated, Now(Step::Renew(7))),
-            (0, Event::Renewed, Now(Step::Write(7))),
+            (0, Some(Event::Granted(7)), Now(Step::Write(7))),
+            (0, Some(Event::Written), In(TTL / 3)),
+            (1, Some(Event::Updated), Now(Step::Write(7))),
+            (0, Some(Event::Written), In(SECOND * 2)),
+            (2, Some(Event::Updated), Now(Step::Renew(7))),
+            (0, Some(Event::Renewed), Now(Step::Write(7))),
         ]);
         assert_eq!(lease.id(), Some(7));
     }
@@ -258,12 +257,12 @@ mod tests {
     #[test]
     fn the_keys_are_checked_after_an_outage() {
         check(&[
-            (0, Event::Granted(7), Now(Step::Write(7))),
-            (0, Event::Written, In(TTL / 3)),
-            (3, Event::Failed, In(TTL / 50)),
-            (1, Event::Waited, Now(Step::Renew(7))),
-            (0, Event::Renewed, Now(Step::Write(7))),
-            (0, Event::Written, In(TTL / 3)),
+            (0, Some(Event::Granted(7)), Now(Step::Write(7))),
+            (0, Some(Event::Written), In(TTL / 3)),
+            (3, Some(Event::Failed), In(TTL / 50)),
+            (1, None, Now(Step::Renew(7))),
+            (0, Some(Event::Renewed), Now(Step::Write(7))),
+            (0, Some(Event::Written), In(TTL / 3)),
         ]);
     }
 
@@ -299,13 +298,13 @@ mod tests {
     }
 
     /// An etcd that answers or does not.
-    fn answer(step: Step, works: bool) -> Event {
+    fn answer(step: Step, works: bool) -> Option<Event> {
         match step {
-            Step::WaitUntil(_) => Event::Waited,
-            _ if !works => Event::Failed,
-            Step::Grant => Event::Granted(1),
-            Step::Write(_) => Event::Written,
-            Step::Renew(_) => Event::Renewed,
+            Step::WaitUntil(_) => None,
+            _ if !works => Some(Event::Failed),
+            Step::Grant => Some(Event::Granted(1)),
+            Step::Write(_) => Some(Event::Written),
+            Step::Renew(_) => Some(Event::Renewed),
         }
     }
 
@@ -321,12 +320,14 @@ mod tests {
             for (what, seconds) in before {
                 now += SECOND * seconds;
                 let event = match what {
-                    0 => Event::Lost,
-                    1 => Event::Updated,
+                    0 => Some(Event::Lost),
+                    1 => Some(Event::Updated),
                     2 | 3 => answer(lease.step(now), false),
                     _ => answer(lease.step(now), true),
                 };
-                lease.on(event, now, roll);
+                if let Some(event) = event {
+                    lease.on(event, now, roll);
+                }
             }
             let answers_from = now;
             while now < answers_from + TTL * 3 {
@@ -334,7 +335,9 @@ mod tests {
                 if let Step::WaitUntil(then) = step {
                     now = then;
                 }
-                lease.on(answer(step, true), now, roll);
+                if let Some(event) = answer(step, true) {
+                    lease.on(event, now, roll);
+                }
                 lease.on(Event::Updated, now, roll);
                 now += SECOND / 100;
                 prop_assert!(now < answers_from + TTL || lease.is_registered(now));

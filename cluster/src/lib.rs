@@ -114,6 +114,7 @@ mod sayings;
 #[cfg(test)]
 mod simulator;
 mod swap;
+mod tenure;
 mod trainers;
 mod transaction;
 mod versions;

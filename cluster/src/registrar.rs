@@ -1,7 +1,7 @@
 //! Entries of etcd under a lease, for as long as a process wants them there.
 //!
 //! [`Place::take`] never waits for etcd and never fails because of it: losing a key is not dying. One task does what
-//! [`Lease`] says, one step at a time; there is no second place that knows how the registration stands.
+//! [`Tenure`] says, one call at a time; there is no second place that knows how the registration stands.
 
 use std::time::Duration;
 
@@ -14,18 +14,15 @@ use crate::backoff::{Backoff, roll};
 use crate::error::Error;
 use crate::etcd::Etcd;
 use crate::keys::Key;
-use crate::lease::{Event, Lease, LeaseId, Step};
-use crate::ledger::{Entries, Errand, Ledger};
-use crate::transaction::Outcome;
+use crate::lease::LeaseId;
+use crate::ledger::Entries;
+use crate::tenure::{Act, Answer, Remark, Tenure};
 
 /// How long [`Place::leave`] tries to take the entries away; after that they go with the lease.
 const LEAVE_WITHIN: Duration = Duration::from_secs(4);
 
 /// etcd counts in seconds.
 const SHORTEST_TTL: Duration = Duration::from_secs(1);
-
-/// A write is lost only to another process with our id, or to one of our own that came late.
-const CONFLICTS: u32 = 4;
 
 /// A place in etcd. Dropping it gives it up too, without waiting.
 #[derive(Debug)]
@@ -56,14 +53,14 @@ impl Place {
         tasks: &TaskTracker,
         stop: CancellationToken,
     ) -> Self {
-        let ledger = Ledger::new(anchor, entries.clone());
+        let ttl = ttl.max(SHORTEST_TTL);
+        let tenure = Tenure::new((anchor, entries.clone()), ttl, Instant::now());
         let (wanted, wishes) = watch::channel(Wanted { version: 1, entries });
         let (tell_written, written) = watch::channel(0);
         let (tell, registered) = watch::channel(false);
         let (tell_lease, lease) = watch::channel(None);
         let (tell_restored, restored) = watch::channel(0);
         let (leaving, gone) = (CancellationToken::new(), CancellationToken::new());
-        let ttl = ttl.max(SHORTEST_TTL);
         let registrar = Registrar {
             etcd,
             ttl,
@@ -72,9 +69,8 @@ impl Place {
             tell,
             tell_lease,
             tell_restored,
-            was_changed: false,
-            ledger,
-            lease: Lease::new(ttl, Instant::now()),
+            was_failing: false,
+            tenure,
         };
         tasks.spawn(registrar.run(stop, leaving.clone(), gone.clone().drop_guard()));
         Self { wanted, written, registered, lease, restored, leaving: leaving.drop_guard(), gone }
@@ -130,10 +126,9 @@ struct Registrar {
     tell: watch::Sender<bool>,
     tell_lease: watch::Sender<Option<LeaseId>>,
     tell_restored: watch::Sender<u64>,
-    /// Somebody has changed entries that are not written again yet.
-    was_changed: bool,
-    ledger: Ledger,
-    lease: Lease,
+    /// Whether the latest call had failed when that was last told.
+    was_failing: bool,
+    tenure: Tenure,
 }
 
 impl Registrar {
@@ -148,99 +143,101 @@ impl Registrar {
     /// Cancelled in any step, it leaves at worst a lease that nobody renews.
     async fn keep(&mut self) {
         loop {
-            let event = self.perform(self.lease.step(Instant::now())).await;
-            let now = Instant::now();
-            self.lease.on(event, now, roll());
-            let registered = self.lease.is_registered(now);
-            let lease = self.lease.id().filter(|_| registered);
-            self.tell_lease.send_if_modified(|told| std::mem::replace(told, lease) != lease);
-            self.tell.send_if_modified(|told| std::mem::replace(told, registered) != registered);
+            // Fails once the handle is dropped, and then `leaving` ends the task.
+            if self.wishes.has_changed().unwrap_or(false) {
+                self.heed();
+            }
+            let act = self.tenure.next(Instant::now());
+            self.tell();
+            match self.ask(act).await {
+                Ok(None) => {}
+                Ok(Some(answer)) => self.take(answer),
+                Err(error) => self.fail(&error),
+            }
+            self.tell();
         }
     }
 
-    async fn perform(&mut self, step: Step) -> Event {
-        let outcome = match step {
-            Step::WaitUntil(then) => return self.wait(then).await,
-            Step::Grant => self.etcd.grant_lease(self.ttl).await.map(Event::Granted),
-            Step::Write(lease) => self.write(lease).await.map(|()| Event::Written),
-            Step::Renew(lease) => self.etcd.renew_lease(lease).await.map(|()| Event::Renewed),
+    /// Takes in what is wanted by now.
+    fn heed(&mut self) {
+        let wanted = self.wishes.borrow_and_update();
+        self.tenure.want(wanted.entries.clone(), wanted.version, Instant::now());
+    }
+
+    /// Does what is to be done next; none where that was to wait.
+    async fn ask(&mut self, act: Act) -> Result<Option<Answer>, Error> {
+        let answer = match act {
+            Act::WaitUntil(then) => {
+                self.wait(then).await;
+                return Ok(None);
+            }
+            Act::Grant => Answer::Granted(self.etcd.grant_lease(self.ttl).await?),
+            Act::Renew(lease) => self.etcd.renew_lease(lease).await.map(|()| Answer::Renewed)?,
+            Act::Look(anchor) => {
+                let [found] = self.etcd.read("read the registration", [&anchor]).await?;
+                Answer::Looked(found.map_or(0, |found| found.revision.modified))
+            }
+            Act::Write(transaction) => {
+                Answer::Outcome(self.etcd.transact("write the registration", &transaction).await?)
+            }
+            Act::Check(transaction) => {
+                Answer::Outcome(self.etcd.transact("check the registration", &transaction).await?)
+            }
         };
-        match outcome {
-            Ok(event) => {
-                if self.lease.is_failing() {
-                    tracing::info!("etcd takes the registration again");
-                }
-                event
-            }
-            Err(error) if error.says_lease_is_lost() => {
-                tracing::warn!("the registration was lost with its lease, registering again");
-                Event::Lost
-            }
-            Err(error) => {
-                self.report(&error);
-                Event::Failed
-            }
-        }
+        Ok(Some(answer))
     }
 
-    async fn wait(&mut self, then: Instant) -> Event {
+    async fn wait(&mut self, then: Instant) {
         tokio::select! {
-            () = time::sleep_until(then) => Event::Waited,
+            () = time::sleep_until(then) => {}
             // Cancel safe. Fails once the handle is dropped, and then `leaving` ends the task.
-            Ok(()) = self.wishes.changed() => Event::Updated,
+            Ok(()) = self.wishes.changed() => self.heed(),
         }
     }
 
-    async fn write(&mut self, lease: LeaseId) -> Result<(), Error> {
-        let version = {
-            let wanted = self.wishes.borrow_and_update();
-            self.ledger.want(wanted.entries.clone());
-            wanted.version
-        };
-        if self.ledger.is_settled(lease) {
-            self.check(lease).await?;
-        }
-        let mut conflicts = 0;
-        loop {
-            match self.ledger.next(lease) {
-                Errand::Rest => break,
-                Errand::Look(anchor) => {
-                    let [found] = self.etcd.read("read the registration", [&anchor]).await?;
-                    self.ledger.looked(found.map_or(0, |found| found.revision.modified));
-                }
-                Errand::Write(transaction) => {
-                    let outcome = self.etcd.transact("write the registration", &transaction).await;
-                    self.ledger.wrote(outcome.as_ref().ok().copied());
-                    conflicts += u32::from(outcome? == Outcome::Conflict);
-                    if conflicts > CONFLICTS {
-                        return Err(Error::Contended { key: "the registration".into() });
-                    }
-                }
-            }
-        }
-        self.tell_written.send_if_modified(|told| std::mem::replace(told, version) != version);
-        if std::mem::take(&mut self.was_changed) {
-            self.tell_restored.send_modify(|count| *count += 1);
-        }
-        Ok(())
-    }
-
-    /// Sees whether all is as it was written. Where all is well nobody's watch stirs.
-    async fn check(&mut self, lease: LeaseId) -> Result<(), Error> {
-        for check in self.ledger.checks(lease) {
-            if self.etcd.transact("check the registration", &check).await? == Outcome::Conflict {
+    fn take(&mut self, answer: Answer) {
+        match self.tenure.on(answer, Instant::now(), roll()) {
+            Remark::Usual => {}
+            Remark::Disturbed => {
                 tracing::warn!("somebody had changed or removed our keys; is another process using this id?");
-                self.ledger.disturbed();
-                self.was_changed = true;
-                break;
+            }
+            Remark::Contended => {
+                tracing::warn!(
+                    "somebody else writes our keys all the time; is another process using this id?"
+                );
             }
         }
-        Ok(())
+    }
+
+    fn fail(&mut self, error: &Error) {
+        let answer = if error.says_lease_is_lost() {
+            tracing::warn!("the registration was lost with its lease, registering again");
+            Answer::Lost
+        } else {
+            self.report(error);
+            Answer::Failed
+        };
+        self.tenure.on(answer, Instant::now(), roll());
+    }
+
+    /// Tells those who wait for it how the registration stands.
+    fn tell(&mut self) {
+        let is_failing = self.tenure.is_failing();
+        if std::mem::replace(&mut self.was_failing, is_failing) && !is_failing {
+            tracing::info!("etcd takes the registration again");
+        }
+        let (written, restored) = (self.tenure.written(), self.tenure.restored());
+        let registered = self.tenure.is_registered(Instant::now());
+        let lease = self.tenure.lease().filter(|_| registered);
+        self.tell_written.send_if_modified(|told| std::mem::replace(told, written) != written);
+        self.tell_restored.send_if_modified(|told| std::mem::replace(told, restored) != restored);
+        self.tell_lease.send_if_modified(|told| std::mem::replace(told, lease) != lease);
+        self.tell.send_if_modified(|told| std::mem::replace(told, registered) != registered);
     }
 
     /// Once per outage aloud.
     fn report(&self, error: &(dyn std::error::Error + 'static)) {
-        if self.lease.is_failing() {
+        if self.tenure.is_failing() {
             tracing::debug!(error, "etcd still does not take the registration");
         } else {
             tracing::warn!(error, "etcd does not take the registration, trying again until it does");
@@ -248,7 +245,7 @@ impl Registrar {
     }
 
     async fn revoke(&mut self) {
-        let Some(lease) = self.lease.id() else { return };
+        let Some(lease) = self.tenure.lease() else { return };
         let retry = Backoff { first: Duration::from_millis(100), ceiling: Duration::from_secs(1) };
         let attempts = async {
             let mut failures = 0;

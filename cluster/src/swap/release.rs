@@ -40,8 +40,9 @@ pub(crate) enum Held {
 /// of the model since `view`. Every gateway of the view has taken in the last epoch of `alias`, after which no call is
 /// pinned to `digest` any more because of the name, and has none left that was pinned before.
 ///
-/// A gateway that came and vanished again in between would leave no trace. None does: a call to etcd is given up long
-/// before a lease that was granted after it began can be over.
+/// A gateway that came and vanished again in between would leave no trace. None does: a call to etcd is given up after three
+/// seconds, and a lease that has been renewed within a third of its ten before a gateway is written under it, in a call
+/// that is given up as well, is over later than that.
 ///
 /// # Errors
 /// [`Held`] says who may have a call on it.
