@@ -26,7 +26,7 @@ pub struct Registration {
 
 impl Registration {
     /// The entries of etcd that say so.
-    fn entries(self) -> Entries {
+    pub(crate) fn entries(self) -> Entries {
         let Self { worker, ready } = self;
         let id = worker.id.clone();
         let own = (Key::Worker(id.clone()), Record::Worker(worker));

@@ -2,14 +2,16 @@
 
 use super::laws::{Broken, legitimate};
 use super::sabotage::Rule;
-use super::world::{CALL, DIGESTS, MODEL, World};
+use super::tally::Met;
+use super::world::{CALL, MODELS, World};
 use crate::name::GatewayId;
 use crate::record::Alias;
 
 /// Somebody who calls any gateway, and takes no answer older than one that it had.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Client {
-    seen: u64,
+    /// The newest epoch of each model that it was answered at, and when it was last answered.
+    seen: [(u64, u64); MODELS.len()],
 }
 
 /// A call that was not answered yet.
@@ -17,6 +19,7 @@ pub(super) struct Client {
 pub(super) struct Call {
     client: usize,
     pub(super) gateway: GatewayId,
+    pub(super) model: usize,
     pub(super) digest: String,
     /// Whether it asked for that checkpoint, and not for what the name means.
     pub(super) insists: bool,
@@ -39,25 +42,25 @@ impl World {
 
     /// A client calls this gateway.
     pub(super) fn call_at(&mut self, which: usize) {
-        let client = self.random.below(self.clients.len());
+        let (client, model) = (self.random.below(self.clients.len()), self.any_model());
         let gateway = &self.gateways[which];
-        let seen = self.clients[client].seen;
+        let (seen, _) = self.clients[client].seen[model];
         let checks = self.broken != Some(Rule::HigherEpochHolds);
-        let Some(alias) = gateway.known.as_ref().filter(|alias| alias.epoch >= seen || !checks) else {
-            return;
-        };
+        let known = gateway.known[model].as_ref();
+        let Some(alias) = known.filter(|alias| alias.epoch >= seen || !checks) else { return };
         if !gateway.is_up || !gateway.takes_calls {
             return;
         }
         let insists = self.random.percent(10);
-        let is_loaded = |digest: &&str| {
-            insists && gateway.view.ready.contains_key(&(MODEL.to_owned(), (*digest).to_owned()))
-        };
-        let loaded: Vec<&str> = DIGESTS.iter().copied().filter(is_loaded).collect();
+        let ready = &gateway.view.ready;
+        let is_loaded =
+            |digest: &&str| insists && ready.contains_key(&(MODELS[model].to_owned(), (*digest).to_owned()));
+        let loaded: Vec<&str> = self.models[model].digests.into_iter().filter(is_loaded).collect();
         let named = (!loaded.is_empty()).then(|| *self.random.one_of(&loaded));
         let call = Call {
             client,
             gateway: gateway.id.clone(),
+            model,
             digest: named.map_or_else(|| resolve(alias, client), ToOwned::to_owned),
             insists: named.is_some(),
             epoch: alias.epoch,
@@ -79,18 +82,19 @@ impl World {
             return Ok(());
         }
         let call = self.calls[which].clone();
-        if self.workers[worker].has(&call.digest) {
+        let id = (MODELS[call.model].to_owned(), call.digest.clone());
+        if self.workers[worker].has(&id) {
             self.calls.swap_remove(which);
             return self.answered(&call, &call.digest);
         }
-        let anything = self.workers[worker].loaded.first().cloned();
-        if let (Some(Rule::AnswersAreAsked), Some(other)) = (self.broken, anything) {
+        let anything = self.workers[worker].loaded.iter().find(|(model, _)| *model == id.0);
+        if let (Some(Rule::AnswersAreAsked), Some((_, other))) = (self.broken, anything.cloned()) {
             self.calls.swap_remove(which);
             return self.answered(&call, &other);
         }
         if !call.insists {
             self.start_again(which, worker);
-        } else if !self.workers.iter().any(|worker| worker.has(&call.digest)) {
+        } else if !self.workers.iter().any(|worker| worker.has(&id)) {
             self.calls.swap_remove(which);
             self.tell(|| format!("client {} is told that {} is gone", call.client, call.digest));
         }
@@ -102,42 +106,44 @@ impl World {
         let Some(gateway) = self.gateways.iter_mut().find(|gateway| gateway.id == call.gateway) else {
             return;
         };
-        if let Some(alias) = self.workers[worker].view.aliases.get(MODEL) {
-            gateway.hear(alias, self.broken);
+        if let Some(alias) = self.workers[worker].view.aliases.get(MODELS[call.model]) {
+            gateway.hear(call.model, alias, self.broken);
         }
-        let Some(known) = &gateway.known else { return };
+        let Some(known) = &gateway.known[call.model] else { return };
         if known.epoch > call.epoch {
             call.digest = resolve(known, call.client);
             call.epoch = known.epoch;
-            self.tally.started_again += 1;
+            self.tally.count(Met::StartedAgain);
         }
     }
 
     fn answered(&mut self, call: &Call, digest: &str) -> Result<(), Broken> {
         self.tell(|| format!("client {} is answered by {digest} at epoch {}", call.client, call.epoch));
-        self.tally.answers += 1;
+        self.tally.count(Met::Answer);
+        if let Some(gateway) = self.gateways.iter_mut().find(|gateway| gateway.id == call.gateway) {
+            gateway.count(call.model, digest);
+        }
+        let meanings = &self.models[call.model].meanings;
         if call.insists {
-            let means = self.meanings.last_key_value().map(|(_, alias)| alias.digest.as_str());
-            self.tally.insisted += u64::from(means != Some(digest));
+            let means = meanings.last_key_value().map(|(_, alias)| alias.digest.as_str());
+            self.tally.count_if(means != Some(digest), Met::Insisted);
             let (asked, got) = (call.digest.clone(), digest.to_owned());
             return if asked == got { Ok(()) } else { Err(Broken::NotAsked { asked, got }) };
         }
-        let client = &mut self.clients[call.client];
-        if call.epoch < client.seen {
-            // Another of its calls was answered at a later epoch meanwhile: it began later, or its client is not
-            // the one that saw it. Only what began after an answer must not be older.
-            if call.since > self.last_answer[call.client] {
-                return Err(Broken::EpochFell { seen: client.seen, got: call.epoch });
-            }
+        let (seen, last_answer) = &mut self.clients[call.client].seen[call.model];
+        // Another of its calls may have been answered at a later epoch meanwhile. Only what began after an answer must not
+        // be older.
+        if call.epoch < *seen && call.since > *last_answer {
+            return Err(Broken::EpochFell { seen: *seen, got: call.epoch });
         }
-        client.seen = client.seen.max(call.epoch);
-        self.last_answer[call.client] = self.now;
-        let first = self.answered_by.entry((call.client, call.epoch)).or_insert_with(|| digest.to_owned());
+        (*seen, *last_answer) = ((*seen).max(call.epoch), self.now);
+        let answer = self.answered_by.entry((call.model, call.client, call.epoch));
+        let first = answer.or_insert_with(|| digest.to_owned());
         if first != digest {
             let (client, epoch, first) = (call.client, call.epoch, first.clone());
             return Err(Broken::Split { client, epoch, first, then: digest.to_owned() });
         }
-        legitimate(&self.meanings, digest, call.epoch)
+        legitimate(meanings, digest, call.epoch)
     }
 
     /// Calls that last longer than any may are given up by their deadline.

@@ -1,6 +1,6 @@
 //! An etcd in memory: entries, revisions, leases, and transactions that compare.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::keys::Key;
@@ -19,7 +19,8 @@ pub(super) struct Entry {
 #[derive(Debug, Default)]
 pub(super) struct Etcd {
     entries: BTreeMap<Key, Entry>,
-    leases: BTreeSet<LeaseId>,
+    /// Each with when it is over, in milliseconds: etcd takes its time to notice.
+    leases: BTreeMap<LeaseId, u64>,
     granted: LeaseId,
     revision: i64,
     /// Of the present revision, once somebody asked.
@@ -27,29 +28,49 @@ pub(super) struct Etcd {
 }
 
 impl Etcd {
-    pub(super) fn grant(&mut self) -> LeaseId {
+    /// A lease that is over at `until` unless it is renewed.
+    pub(super) fn grant(&mut self, until: u64) -> LeaseId {
         self.granted += 1;
-        self.leases.insert(self.granted);
+        self.leases.insert(self.granted, until);
         self.granted
     }
 
-    pub(super) fn last_lease(&self) -> LeaseId {
-        self.granted
+    /// Has a lease last until `until`; false where there is no such lease.
+    pub(super) fn renew(&mut self, lease: LeaseId, until: u64) -> bool {
+        self.leases.get_mut(&lease).map(|end| *end = until).is_some()
     }
 
     pub(super) fn is_alive(&self, lease: LeaseId) -> bool {
-        self.leases.contains(&lease)
+        self.leases.contains_key(&lease)
     }
 
-    /// Ends a lease, and with it all that is under it.
-    pub(super) fn expire(&mut self, lease: LeaseId) {
-        if self.leases.remove(&lease) {
-            let before = self.entries.len();
-            self.entries.retain(|_, entry| entry.lease != lease);
-            if self.entries.len() < before {
-                self.changed();
-            }
+    pub(super) fn leases(&self) -> impl Iterator<Item = LeaseId> {
+        self.leases.keys().copied()
+    }
+
+    /// Leases that are over by `now`, and that nothing was done about yet.
+    pub(super) fn overdue(&self, now: u64) -> impl Iterator<Item = LeaseId> {
+        self.leases.iter().filter(move |(_, until)| **until <= now).map(|(lease, _)| *lease)
+    }
+
+    /// Ends a lease, and with it all that is under it. Answers what that was.
+    pub(super) fn expire(&mut self, lease: LeaseId) -> Vec<Key> {
+        if self.leases.remove(&lease).is_none() {
+            return Vec::new();
         }
+        let under = self.entries.iter().filter(|(_, entry)| entry.lease == lease);
+        let gone: Vec<Key> = under.map(|(key, _)| key.clone()).collect();
+        for key in &gone {
+            self.entries.remove(key);
+        }
+        if !gone.is_empty() {
+            self.changed();
+        }
+        gone
+    }
+
+    pub(super) fn revision(&self) -> i64 {
+        self.revision
     }
 
     pub(super) fn entry(&self, key: &Key) -> Option<&Entry> {
@@ -58,6 +79,10 @@ impl Etcd {
 
     pub(super) fn keys(&self) -> impl Iterator<Item = &Key> {
         self.entries.keys()
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&Key, &Entry)> {
+        self.entries.iter()
     }
 
     pub(super) fn put(&mut self, key: Key, record: Record, lease: LeaseId) {
@@ -80,7 +105,11 @@ impl Etcd {
         if transaction.then.iter().any(is_gone) {
             return None;
         }
-        self.changed();
+        // A transaction that changes nothing has no revision of its own.
+        let changes = |write: &Write| !matches!(write, Write::Delete(key) if !self.entries.contains_key(key));
+        if transaction.then.iter().any(changes) {
+            self.changed();
+        }
         for write in &transaction.then {
             match write.clone() {
                 Write::Put(key, record) => self.write(key, record, 0),

@@ -1,19 +1,21 @@
 //! What holds whatever happens.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use super::world::{MODEL, World, name};
+use super::tally::Met;
+use super::world::{Model, World};
 use crate::keys::Key;
-use crate::name::GatewayId;
+use crate::name::{GatewayId, Name};
 use crate::record::{Alias, Record, Swap, SwapMode, SwapState};
 use crate::transaction::{Transaction, Write};
-use crate::view::View;
 
 /// A law that does not hold.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Broken {
     #[error("committed {digest} with {ready} workers ready, and {wanted} must be")]
     TooFewReady { digest: String, ready: usize, wanted: usize },
+    #[error("committed {digest} with {ready} workers ready, and {counted} were to be when it was taken up")]
+    BelowHalf { digest: String, ready: usize, counted: u32 },
     #[error("a write of a leader elected at {of} took effect, and the leader is {now:?}")]
     NotTheLeader { of: i64, now: Option<i64> },
     #[error("the name went from {from} to {to} without a new epoch")]
@@ -64,11 +66,13 @@ pub(super) fn legitimate(meanings: &Meanings, digest: &str, epoch: u64) -> Resul
     }
 }
 
-/// What of the name and its swap a transaction found, to be held against what it left.
+/// What of a name and its swap a transaction found, to be held against what it left.
 pub(super) struct Before {
+    model: usize,
     alias: Option<Alias>,
     swap: Option<Swap>,
     leader: Option<i64>,
+    /// Who is ready with what.
     ready: Vec<(String, String)>,
 }
 
@@ -80,20 +84,38 @@ impl Before {
 }
 
 impl World {
-    pub(super) fn before(&self) -> Before {
+    /// The number of the model of this name.
+    pub(super) fn number_of(&self, name: &Name) -> usize {
+        self.models.iter().position(|model| model.name == *name).expect("one of the models")
+    }
+
+    /// What `transaction`, which is about one model, if any, is about to find.
+    pub(super) fn before(&self, transaction: &Transaction) -> Before {
+        let model = transaction.then.iter().find_map(|write| match write {
+            Write::Put(Key::Alias(name) | Key::Swap(name), _) => Some(self.number_of(name)),
+            _ => None,
+        });
+        let leader = self.etcd.entry(&Key::Leader).map(|entry| entry.revision.created);
+        let Some(model) = model else {
+            return Before { model: 0, alias: None, swap: None, leader, ready: Vec::new() };
+        };
+        let Model { name, alias_key, swap_key, .. } = &self.models[model];
         let ready = |key: &Key| match key {
-            Key::Ready { digest, worker, .. } => Some((digest.to_string(), worker.to_string())),
+            Key::Ready { model, digest, worker } if model == name => {
+                Some((digest.to_string(), worker.to_string()))
+            }
             _ => None,
         };
         Before {
-            alias: self.etcd.alias(&self.alias_key).cloned(),
-            swap: self.etcd.swap(&self.swap_key).cloned(),
-            leader: self.etcd.entry(&Key::Leader).map(|entry| entry.revision.created),
+            model,
+            alias: self.etcd.alias(alias_key).cloned(),
+            swap: self.etcd.swap(swap_key).cloned(),
+            leader,
             ready: self.etcd.keys().filter_map(ready).collect(),
         }
     }
 
-    /// Holds the laws to `transaction`, which has just taken effect, by a leader elected at `fence` or by an operator.
+    /// Holds the laws to `transaction`, which has just taken effect, by a leader elected at `fence` or by somebody else.
     pub(super) fn check(
         &mut self,
         before: &Before,
@@ -114,8 +136,9 @@ impl World {
     }
 
     fn check_alias(&mut self, before: &Before, new: &Alias) -> Result<(), Broken> {
+        let meanings = &mut self.models[before.model].meanings;
         let Some(old) = &before.alias else {
-            self.meanings.insert(new.epoch, new.clone());
+            meanings.insert(new.epoch, new.clone());
             return Ok(());
         };
         let answers = |alias: &Alias| (alias.digest.clone(), alias.canary.clone());
@@ -125,22 +148,30 @@ impl World {
         if new.epoch != old.epoch && new.epoch != old.epoch + 1 {
             return Err(Broken::EpochJumps { from: old.epoch, to: new.epoch });
         }
-        if self.meanings.get(&new.epoch).is_some_and(|meant| answers(meant) != answers(new)) {
+        if meanings.get(&new.epoch).is_some_and(|meant| answers(meant) != answers(new)) {
             return Err(Broken::OtherMeaning { epoch: new.epoch });
         }
-        self.meanings.insert(new.epoch, new.clone());
+        meanings.insert(new.epoch, new.clone());
         let kept = new.keeps();
         let gone: Vec<&str> = old.keeps().into_iter().filter(|digest| !kept.contains(digest)).collect();
-        gone.into_iter().try_for_each(|digest| self.check_unused(digest))
+        let others = self.models.iter().filter(|model| model.name != self.models[before.model].name);
+        let is_on_trial =
+            |model: &Model| self.etcd.alias(&model.alias_key).is_some_and(|alias| alias.canary.is_some());
+        let during_trial = others.into_iter().any(is_on_trial);
+        self.tally.count_if(during_trial && !gone.is_empty(), Met::LetGoDuringTrial);
+        gone.into_iter().try_for_each(|digest| self.check_unused(before.model, digest))
     }
 
     /// Nobody who is registered has a call on what is let go, and of those who are not, nobody has one that began while
     /// it was. A call that insists on it may come at any time, and is kept once etcd was told of it.
-    fn check_unused(&self, digest: &str) -> Result<(), Broken> {
+    fn check_unused(&self, model: usize, digest: &str) -> Result<(), Broken> {
         let uses = |call: &&super::calls::Call| {
             let vanished = self.vanished.get(&call.gateway).copied();
-            let counts = !call.insists || self.is_said_to_use(&call.gateway, digest);
-            call.digest == digest && counts && vanished.is_none_or(|since| call.since <= since)
+            let counts = !call.insists || self.is_said_to_use(&call.gateway, (model, digest));
+            call.model == model
+                && call.digest == digest
+                && counts
+                && vanished.is_none_or(|since| call.since <= since)
         };
         match self.calls.iter().find(uses) {
             Some(call) => Err(Broken::InUse { digest: digest.to_owned(), gateway: call.gateway.to_string() }),
@@ -148,35 +179,38 @@ impl World {
         }
     }
 
-    fn is_said_to_use(&self, gateway: &GatewayId, digest: &str) -> bool {
-        let key = Key::Seen { model: name(MODEL), gateway: gateway.clone() };
+    fn is_said_to_use(&self, gateway: &GatewayId, (model, digest): (usize, &str)) -> bool {
+        let key = Key::Seen { model: self.models[model].name.clone(), gateway: gateway.clone() };
         let is_busy = |record: &Record| matches!(record, Record::Seen(seen) if seen.busy.contains(digest));
         self.etcd.entry(&key).is_some_and(|entry| is_busy(&entry.record))
     }
 
-    /// How many must be ready for `new` to be committed, by what was asked for and by what was counted when it was taken
+    /// Enough are ready with `new`: as many as it says and was asked for, and half of what was counted when it was taken
     /// up, whatever became of that since.
-    fn must_be_ready(&self, new: &Swap) -> usize {
-        let of_swap = |(id, _): &&(String, u32)| *id == new.swap_id;
-        let counted = self.counted.as_ref().filter(of_swap).map_or(0, |(_, counted)| *counted);
-        let least = match (new.plan.min_ready, new.mode) {
-            (Some(planned), _) => planned,
-            (None, SwapMode::Beside) => counted.div_ceil(2),
-            // No more can be than make room, and hold both.
-            (None, SwapMode::Waves) => 1,
-        };
-        new.min_ready.max(least).max(1) as usize
+    fn check_enough(&mut self, before: &Before, new: &Swap) -> Result<(), Broken> {
+        let (digest, ready) = (new.to.clone(), before.ready_with(&new.to).count());
+        let wanted = new.min_ready.max(new.plan.min_ready.unwrap_or(1)).max(1) as usize;
+        if ready < wanted {
+            return Err(Broken::TooFewReady { digest, ready, wanted });
+        }
+        let counted = self.models[before.model].counted.as_ref().filter(|(id, _)| *id == new.swap_id);
+        let counted = counted.map_or(0, |(_, counted)| *counted);
+        // In waves no more can be than make room, and hold both.
+        if new.plan.min_ready.is_none() && new.mode == SwapMode::Beside {
+            if ready < counted.div_ceil(2) as usize {
+                return Err(Broken::BelowHalf { digest, ready, counted });
+            }
+            self.tally.count_if(ready < counted as usize, Met::FleetShrank);
+        }
+        Ok(())
     }
 
     fn check_swap(&mut self, before: &Before, new: &Swap) -> Result<(), Broken> {
         let old = before.swap.as_ref().filter(|old| old.swap_id == new.swap_id);
         let state = old.map(|old| old.state);
-        self.tally.count(state, new);
+        self.tally.count_swap(state, new);
         if new.state == SwapState::Committed && state != Some(SwapState::Committed) {
-            let (ready, wanted) = (before.ready_with(&new.to).count(), self.must_be_ready(new));
-            if ready < wanted {
-                return Err(Broken::TooFewReady { digest: new.to.clone(), ready, wanted });
-            }
+            self.check_enough(before, new)?;
         }
         let is_wider = old.is_none_or(|old| old.wave.len() < new.wave.len());
         if new.mode == SwapMode::Waves && new.state == SwapState::Preparing && is_wider {
@@ -191,7 +225,7 @@ impl World {
             self.check_stragglers(before, new)?;
         }
         if new.state == SwapState::Preparing && state == Some(SwapState::Requested) {
-            self.counted = Some((new.swap_id.clone(), new.min_ready));
+            self.models[before.model].counted = Some((new.swap_id.clone(), new.min_ready));
             Self::check_two_at_most(before, new)?;
         }
         Ok(())
@@ -202,7 +236,7 @@ impl World {
         if new.wave.is_empty() {
             return Ok(());
         }
-        self.tally.stragglers += 1;
+        self.tally.count(Met::Straggler);
         let digest = new.from.clone().unwrap_or_default();
         let in_wave = |worker: &str| new.wave.iter().any(|id| id.as_str() == worker);
         let serving = before.ready_with(&digest).filter(|(_, worker)| !in_wave(worker)).count();
@@ -218,59 +252,23 @@ impl World {
         if kept.len() > 2 { Err(Broken::TooManyLoaded { digests: kept }) } else { Ok(()) }
     }
 
-    /// Whoever is said to be ready, and is up, has it: calls are sent to whoever is said to be.
+    /// Whoever says that it is ready, and lives, has it: calls are sent to whoever says so, and swaps committed.
     pub(super) fn check_readiness(&mut self) -> Result<(), Broken> {
-        let view = self.etcd.view();
-        for ((_, digest), workers) in &view.ready {
-            for id in workers {
-                let has = self.workers.iter().any(|worker| {
-                    // A process that died is said to be ready until its lease is over.
-                    worker.id == *id && (!worker.is_up || worker.lease.is_none() || worker.has(digest))
-                });
-                if !has {
-                    return Err(Broken::NotLoaded { worker: id.to_string(), digest: digest.clone() });
-                }
+        if std::mem::replace(&mut self.checked, self.etcd.revision()) == self.etcd.revision() {
+            return Ok(());
+        }
+        for (key, entry) in self.etcd.entries() {
+            let (Key::Ready { model, digest, worker }, Record::Ready(ready)) = (key, &entry.record) else {
+                continue;
+            };
+            let speaks = |other: &&super::worker::SimWorker| {
+                other.id == *worker && other.is_up && other.boots.to_string() == ready.boot_id
+            };
+            let id = (model.to_string(), digest.to_string());
+            if self.workers.iter().find(speaks).is_some_and(|worker| !worker.has(&id)) {
+                return Err(Broken::NotLoaded { worker: worker.to_string(), digest: id.1 });
             }
         }
         Ok(())
-    }
-
-    /// Whether more workers than half have what the name meant before its last swap, which somebody may want back.
-    fn can_be_spared(&self, view: &View, alias: &Alias) -> bool {
-        let Some(prev) = &alias.prev else { return false };
-        let last = view.swaps.get(MODEL).filter(|swap| swap.state == SwapState::Committed);
-        let is_last = last.is_some_and(|swap| swap.to == alias.digest && swap.from.as_ref() == Some(prev));
-        let keep = view.ready.get(&(MODEL.to_owned(), prev.clone())).map_or(0, BTreeSet::len);
-        is_last && keep > self.workers.len().div_ceil(2)
-    }
-
-    /// What must be the case when nothing has gone wrong for a while.
-    pub(super) fn check_calm(&mut self) -> Result<(), Broken> {
-        let view = self.etcd.view();
-        let leads = view.leader.as_ref().is_some_and(|leader| {
-            self.gateways.iter().any(|gateway| gateway.id == leader.gateway && gateway.is_up)
-        });
-        if !leads {
-            return Err(Broken::NobodyLeads);
-        }
-        if let Some(swap) = view.swaps.get(MODEL).filter(|swap| swap.is_under_way()) {
-            return Err(Broken::NeverEnds { state: format!("{:?} ({:?})", swap.state, swap.mode) });
-        }
-        let Some(alias) = view.aliases.get(MODEL) else { return Ok(()) };
-        if !alias.leaving.is_empty() {
-            return Err(Broken::NeverLeft { left: alias.leaving.iter().cloned().collect() });
-        }
-        if !view.ready.contains_key(&(MODEL.to_owned(), alias.digest.clone())) {
-            return Err(Broken::NobodyServes { digest: alias.digest.clone() });
-        }
-        let serving = &view.ready[&(MODEL.to_owned(), alias.digest.clone())];
-        // Where what the name meant before is kept for a rollback, who has no room for both keeps that if it is needed.
-        let spared = self.can_be_spared(&view, alias);
-        let follows = |id| serving.contains(id) || (alias.prev.is_some() && !spared);
-        if let Some(behind) = self.workers.iter().find(|worker| !follows(&worker.id)) {
-            return Err(Broken::Behind { worker: behind.id.to_string(), digest: alias.digest.clone() });
-        }
-        let calls = self.calls.len();
-        if calls > 0 { Err(Broken::NotAnswered { calls }) } else { Ok(()) }
     }
 }

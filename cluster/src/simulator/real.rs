@@ -74,7 +74,7 @@ struct Twins {
 impl Twins {
     async fn grant(&mut self) {
         let lease = self.real.grant_lease(Duration::from_secs(300)).await.unwrap();
-        self.leases.insert(self.simulated.grant(), lease);
+        self.leases.insert(self.simulated.grant(u64::MAX), lease);
     }
 
     fn key(&mut self) -> Key {
@@ -142,6 +142,10 @@ impl Twins {
             Some(lease) => Write::PutUnder(lease, key.clone(), record),
             None => Write::Put(key.clone(), record),
         };
+        if self.random.percent(15) {
+            // There may be nothing to take away, and then nothing is written.
+            return vec![Write::Delete(other)];
+        }
         let takes_away = other != key && self.random.percent(40);
         [put].into_iter().chain(takes_away.then_some(Write::Delete(other))).collect()
     }

@@ -1,6 +1,7 @@
 //! Rules that can be broken on purpose, to see that it is noticed.
 
 use super::laws::Broken;
+use super::world::{MODELS, name};
 use crate::keys::Key;
 use crate::record::{Record, SwapMode, SwapState};
 use crate::transaction::{Fact, Transaction, Write};
@@ -42,10 +43,18 @@ pub(super) enum Rule {
     CanaryIsTold,
     /// Once a swap is taken up, it is forgotten how many workers must be ready.
     EnoughStays,
+    /// Where a fleet shrinks, fewer than half of what was counted are enough.
+    HalfIsKept,
+    /// What a gateway says of one model counts for all.
+    ModelsAreApart,
+    /// A member writes without comparing that it was the last to write.
+    AnchorHolds,
+    /// A member takes a write that was not answered for one that was carried out.
+    FateIsUnknown,
 }
 
 impl Rule {
-    pub(super) const ALL: [Self; 17] = [
+    pub(super) const ALL: [Self; 21] = [
         Self::SeenUnchanged,
         Self::StillReady,
         Self::StillLeads,
@@ -63,23 +72,32 @@ impl Rule {
         Self::NothingLeaves,
         Self::CanaryIsTold,
         Self::EnoughStays,
+        Self::HalfIsKept,
+        Self::ModelsAreApart,
+        Self::AnchorHolds,
+        Self::FateIsUnknown,
     ];
 
     /// Whether `law` is the one that this rule is there for. Another one may break as well where it is broken.
     pub(super) fn is_for(self, law: &Broken) -> bool {
         match self {
             Self::SeenUnchanged => matches!(law, Broken::EpochJumps { .. }),
-            Self::StillReady | Self::EnoughStays => matches!(law, Broken::TooFewReady { .. }),
+            Self::StillReady => matches!(law, Broken::TooFewReady { .. }),
+            Self::EnoughStays => matches!(law, Broken::TooFewReady { .. } | Broken::BelowHalf { .. }),
+            Self::HalfIsKept => matches!(law, Broken::BelowHalf { .. }),
             Self::StillLeads => matches!(law, Broken::NotTheLeader { .. }),
             Self::GatewaysQuiet | Self::Grace | Self::EpochsAreSeen | Self::BusyIsSaid => {
                 matches!(law, Broken::InUse { .. })
             }
             Self::EpochRises => matches!(law, Broken::EpochStays { .. }),
             Self::WavesKeepAFloor => matches!(law, Broken::BelowTheFloor { .. }),
-            Self::ReadyIsLoaded | Self::WithdrawnFirst => matches!(law, Broken::NotLoaded { .. }),
+            Self::ReadyIsLoaded | Self::WithdrawnFirst | Self::AnchorHolds | Self::FateIsUnknown => {
+                matches!(law, Broken::NotLoaded { .. })
+            }
             Self::HigherEpochHolds => matches!(law, Broken::EpochFell { .. }),
             Self::AnswersAreAsked => matches!(law, Broken::NotMeant { .. }),
             Self::KnowsItself => matches!(law, Broken::NeverEnds { .. }),
+            Self::ModelsAreApart => matches!(law, Broken::NeverEnds { .. } | Broken::NeverLeft { .. }),
             Self::NothingLeaves => matches!(law, Broken::TooManyLoaded { .. }),
             Self::CanaryIsTold => matches!(law, Broken::Split { .. }),
         }
@@ -101,6 +119,7 @@ impl Rule {
                 when.retain(|fact| !matches!(fact, Fact::NoGatewaySince(_) | Fact::QuietSince { .. }));
             }
             Self::EnoughStays => transaction.then.iter_mut().for_each(forget_how_many),
+            Self::ModelsAreApart => mix_models(when),
             Self::EpochRises => {
                 for write in &mut transaction.then {
                     if let Write::Put(Key::Alias(_), Record::Alias(alias)) = write {
@@ -122,6 +141,18 @@ fn forget_how_many(write: &mut Write) {
             swap.min_ready = 1;
         }
     }
+}
+
+/// Whatever was said of any model counts.
+fn mix_models(when: &mut Vec<Fact>) {
+    let revision = when.iter().find_map(|fact| match fact {
+        Fact::QuietSince { revision, .. } => Some(*revision),
+        _ => None,
+    });
+    let all = revision
+        .into_iter()
+        .flat_map(|revision| MODELS.map(|model| Fact::QuietSince { model: name(model), revision }));
+    when.extend(all.collect::<Vec<_>>());
 }
 
 fn forget_readiness(when: &mut Vec<Fact>) {
