@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
 
 use proto::v1::models_server::Models;
 use proto::v1::publish_request::Step as Sent;
@@ -13,6 +14,7 @@ use proto::v1::{
     PublishResponse, PublishWants, RetireRequest, RollbackRequest, Stage, Swap, SwapState, Version,
     VersionRole, WantedFile, WatchSwapRequest,
 };
+use tokio::sync::Semaphore;
 use tokio_stream::StreamExt as _;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -33,6 +35,8 @@ pub(crate) struct Control {
     pub(crate) versions: Vec<Version>,
     /// What is told to who watches, from the first to the last.
     pub(crate) script: Vec<Swap>,
+    /// Where there is one, each of it is told for a permit of this.
+    pub(crate) gate: Option<Arc<Semaphore>>,
     /// Every request to change something, as text.
     pub(crate) asked: Vec<String>,
 }
@@ -287,6 +291,16 @@ impl Models for Services {
                 }
             }
         }
-        Ok(Response::new(Box::pin(tokio_stream::iter(steps))))
+        let gate = self.control(|control| control.gate.clone());
+        let steps = tokio_stream::iter(steps).then(move |step| {
+            let gate = gate.clone();
+            async move {
+                if let Some(gate) = gate {
+                    gate.acquire().await.expect("nobody closes it").forget();
+                }
+                step
+            }
+        });
+        Ok(Response::new(Box::pin(steps)))
     }
 }

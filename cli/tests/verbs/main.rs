@@ -4,6 +4,7 @@
 
 mod a_cluster_can_be_looked_at;
 mod a_local_cluster_is_supervised;
+mod a_swap_is_seen_as_a_table;
 mod an_interrupted_embed_resumes;
 mod callers_show_who_they_are;
 mod checkpoints_are_published;
@@ -11,6 +12,7 @@ mod failures_have_exit_codes;
 mod jobs_are_submitted_and_watched;
 mod load_is_measured;
 mod names_are_changed;
+mod terminal;
 mod vectors_go_to_files;
 
 #[path = "../../../bench/tests/fake/mod.rs"]

@@ -31,9 +31,15 @@ impl Live {
         let lines = &self.lines;
         let head = self.head.get_or_insert_with(|| lines.add(ProgressBar::new(0).with_style(style("{msg}"))));
         head.set_message(swap::headline(swap));
+        head.force_draw();
         for worker in &swap.workers {
             let new = || lines.add(ProgressBar::new(0));
-            show(self.workers.entry(worker.worker.clone()).or_insert_with(new), worker);
+            let line = self.workers.entry(worker.worker.clone()).or_insert_with(new);
+            if seen.is_none_or(|seen| !seen.workers.contains(worker)) {
+                show(line, worker);
+                // Of many changes at a time only the first are drawn, and nobody draws the others until the next one.
+                line.force_draw();
+            }
         }
         self.workers.retain(|id, line| {
             let stays = swap.workers.iter().any(|worker| worker.worker == *id);
