@@ -6,6 +6,7 @@
 
 mod a_cross_encoder_is_swapped;
 mod a_part_of_the_callers_goes_first;
+mod a_swap_is_watched;
 mod a_way_back;
 mod checkpoints_are_told_apart;
 mod etcd_fails;
@@ -16,3 +17,6 @@ mod memory_is_short;
 mod support;
 mod the_store_fails;
 mod workers_come_and_go;
+
+#[path = "../../../cli/tests/verbs/terminal.rs"]
+mod terminal;
