@@ -71,8 +71,13 @@ async fn shadowed_calls_are_compared_and_answered_by_the_old_checkpoint() {
 async fn a_canary_that_is_too_slow_is_taken_back() {
     let mut stage = stage(plan(2)).await;
     stage.publish(SLOW, "").await;
-    // Nobody would wait for the end of this.
-    let canary = CanaryPlan { per_mille: 500, hold_seconds: Some(3_600), ..CanaryPlan::default() };
+    // Nobody would wait for the end of this. On a busy machine some tens of its calls take a minute.
+    let canary = CanaryPlan {
+        per_mille: 500,
+        hold_seconds: Some(3_600),
+        min_calls: Some(12),
+        ..CanaryPlan::default()
+    };
     let plan = SwapPlan { canary: Some(canary), new_space: true, ..SwapPlan::default() };
     begin(&mut stage, SLOW, plan).await;
     let swap = stage.until(|swap| is_decided(swap.state())).await;
