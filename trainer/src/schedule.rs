@@ -13,7 +13,7 @@ pub enum Shape {
     Cosine,
     /// The same: there is one cycle.
     CosineWithRestarts,
-    /// In a straight line to [`LEAST`].
+    /// In a straight line to 1e-7.
     Polynomial,
     /// Not at all, and it does not rise before.
     Constant,
