@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tch::{Kind as Numbers, TchError, Tensor};
@@ -22,7 +22,7 @@ const CONFIG: &str = "config.json";
 ///
 /// # Errors
 /// A [`LoadError`] where the files cannot be read.
-pub fn lacking(dir: &Path, task: Task) -> Result<Vec<&'static str>, LoadError> {
+pub fn lacking_heads(dir: &Path, task: Task) -> Result<Vec<&'static str>, LoadError> {
     Ok(match task {
         Task::Dense => Vec::new(),
         Task::Score => match Config::load(&dir.join(CONFIG))?.kind {
@@ -37,22 +37,25 @@ pub fn lacking(dir: &Path, task: Task) -> Result<Vec<&'static str>, LoadError> {
 }
 
 /// Makes of the checkpoint `from` one with all heads of `task` in the directory `to`, which is empty. What changes is
-/// written, what does not is linked to. Drawn is from libtorch's generator.
+/// written, what does not is linked to; answers the files written. Drawn is from libtorch's generator.
 ///
 /// A classifier's weights have the deviation `initializer_range` and biases of 0, as `AutoModelForSequenceClassification`
 /// of `transformers` draws them; bge-m3's heads lie within the root of their width, as `torch.nn.Linear` draws them.
 ///
 /// # Errors
 /// A [`LoadError`] that names the file.
-pub fn complete(from: &Path, task: Task, to: &Path) -> Result<(), LoadError> {
-    let lacking = lacking(from, task)?;
+pub fn complete_heads(from: &Path, task: Task, to: &Path) -> Result<Vec<PathBuf>, LoadError> {
     let config = Config::load(&from.join(CONFIG))?;
-    match task {
-        Task::Dense => {}
-        Task::Score => classifier(from, &config, to)?,
-        Task::Unified => lacking.into_iter().try_for_each(|head| unified(&config, head, to))?,
-    }
-    let replaced = if task == Task::Score { weights::files(from)? } else { Vec::new() };
+    let lacking = lacking_heads(from, task)?;
+    let has_all = lacking.is_empty();
+    let written = match task {
+        Task::Score if !has_all => classifier(from, &config, to)?.into(),
+        Task::Unified => {
+            lacking.into_iter().map(|head| unified(&config, head, to)).collect::<Result<_, _>>()?
+        }
+        Task::Dense | Task::Score => Vec::new(),
+    };
+    let replaced = if task == Task::Score && !has_all { weights::files(from)? } else { Vec::new() };
     let replaced: BTreeSet<_> = replaced.iter().map(|file| file.as_os_str()).collect();
     let failed = |source| LoadError::Read { path: from.to_owned(), source };
     for entry in fs::read_dir(from).map_err(failed)? {
@@ -63,11 +66,11 @@ pub fn complete(from: &Path, task: Task, to: &Path) -> Result<(), LoadError> {
             real.map_err(|source| LoadError::Read { path, source })?;
         }
     }
-    Ok(())
+    Ok(written)
 }
 
 /// Writes weights and configuration of a cross-encoder.
-fn classifier(from: &Path, config: &Config, to: &Path) -> Result<(), LoadError> {
+fn classifier(from: &Path, config: &Config, to: &Path) -> Result<[PathBuf; 2], LoadError> {
     let mut file: Value = read_json(&from.join(CONFIG))?;
     let range = file["initializer_range"].as_f64().unwrap_or(USUAL_RANGE);
     let weights = Weights::open(from)?;
@@ -95,24 +98,26 @@ fn classifier(from: &Path, config: &Config, to: &Path) -> Result<(), LoadError> 
             tensors.push((format!("{layer}.bias"), Saved::of(&bias)?));
         }
     }
-    saved::write(&to.join(SINGLE), tensors)?;
+    let written = [to.join(SINGLE), to.join(CONFIG)];
+    saved::write(&written[0], tensors)?;
 
     let model = config.architecture.split_once("Model").or_else(|| config.architecture.split_once("For"));
     let family = model.map_or(config.architecture.as_str(), |(family, _)| family);
     file["architectures"] = json!([format!("{family}ForSequenceClassification")]);
     file["id2label"] = json!({"0": "LABEL_0"});
     file["label2id"] = json!({"LABEL_0": 0});
-    let path = to.join(CONFIG);
-    fs::write(&path, file.to_string()).map_err(|source| LoadError::Read { path, source })
+    let saved = fs::write(&written[1], file.to_string());
+    saved.map_err(|source| LoadError::Read { path: written[1].clone(), source })?;
+    Ok(written)
 }
 
-fn unified(config: &Config, head: &str, to: &Path) -> Result<(), LoadError> {
+fn unified(config: &Config, head: &str, to: &Path) -> Result<PathBuf, LoadError> {
     let hidden = config.hidden;
     let rows = if head == HEADS[0] { hidden } else { 1 };
     #[allow(clippy::cast_precision_loss)] // Small.
     let bound = 1.0 / (hidden as f64).sqrt();
     let weight = uniform(&[rows, hidden], bound)?;
-    saved::write_head(to, head, &weight, &uniform(&[rows], bound)?).map(drop)
+    saved::write_head(to, head, &weight, &uniform(&[rows], bound)?)
 }
 
 fn normal(shape: &[i64], deviation: f64) -> Result<Tensor, TchError> {

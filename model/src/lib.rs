@@ -27,7 +27,7 @@ mod trainee;
 mod weights;
 
 pub use adapter::Lora;
-pub use anew::{complete, lacking};
+pub use anew::{complete_heads, lacking_heads};
 pub use checkpoint::{Card, Checkpoint, Overrides};
 pub use config::Kind;
 pub use device::{Device, Instructions, Precision, gemm_rate, prepare, reach, set_threads, supports};

@@ -130,7 +130,7 @@ fn task(job: &Job) -> Task {
 
 /// Heads of its task that the model of `job` lacks.
 fn lacking(job: &Job) -> Result<Vec<&'static str>, TrainError> {
-    let lacking = model::lacking(&job.model, task(job))?;
+    let lacking = model::lacking_heads(&job.model, task(job))?;
     if job.use_lora && !lacking.is_empty() {
         let heads = lacking.join(", ");
         let what = format!(
@@ -155,7 +155,9 @@ pub(super) fn completed<'a>(job: &'a Job, world: &impl Collective) -> Result<Cow
         checkpoint::clear(&staged)?;
         fs::create_dir_all(&staged).map_err(|source| TrainError::io(&staged, source))?;
         seed(job);
-        model::complete(&job.model, task(job), &staged)?;
+        for written in model::complete_heads(&job.model, task(job), &staged)? {
+            checkpoint::sync(&written)?;
+        }
         checkpoint::place(&staged, &model)?;
     }
     together(world)?;
