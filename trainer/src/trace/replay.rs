@@ -24,8 +24,6 @@ const FIRST_LOSS: f64 = 1e-6;
 const LOSS: f64 = 1e-5;
 /// Relative.
 const NORM: f64 = 1e-4;
-/// What gradients' norms are compared to at least: below it they are of what rounds.
-const NOISE: f64 = 1e-2;
 /// Relative, of the norm of final minus initial weights of a tensor.
 const DISTANCE: f64 = 1e-3;
 /// Absolute.
@@ -294,7 +292,7 @@ impl Run<'_> {
             gradients::compare(&self.replay.dir, step, &self.optimizer.gradients()?, &mut grads)?;
             let found = self.optimizer.step(rate)?;
             if let Some(expected) = grad_norm {
-                let difference = (found - expected).abs() / expected.abs().max(NOISE);
+                let difference = (found - expected).abs() / expected.abs().max(f64::MIN_POSITIVE);
                 norms.take(difference, || format!("step {step}: {found} for {expected}"));
             }
         }
