@@ -29,8 +29,20 @@ pub struct Plan {
     pub store: bool,
     /// Where the store is, and what the environment of who uses it says; none: in a folder.
     pub bucket: Option<(String, Vec<(String, String)>)>,
-    /// Whether gateways find etcd behind [`Cluster::link`].
-    pub linked: bool,
+    /// Who finds etcd behind [`Cluster::link`].
+    pub linked: Linked,
+}
+
+/// Whose way to etcd leads through [`Cluster::link`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Linked {
+    /// There is no link.
+    #[default]
+    Nobody,
+    /// Workers still tell gateways what they have learnt of etcd.
+    Gateways,
+    /// Gateways and workers.
+    All,
 }
 
 impl Default for Plan {
@@ -44,7 +56,7 @@ impl Default for Plan {
             worker_flags: Vec::new(),
             store: false,
             bucket: None,
-            linked: false,
+            linked: Linked::Nobody,
         }
     }
 }
@@ -58,7 +70,7 @@ pub struct Cluster {
     pub gateways: Vec<Process>,
     /// In the order in which they were started.
     pub workers: Vec<Process>,
-    /// What the gateways' way to etcd leads through, if it was planned so.
+    /// What the way to etcd leads through for those who were planned so.
     pub link: Option<Proxy>,
     plan: Plan,
     started: usize,
@@ -77,7 +89,10 @@ impl Cluster {
     pub async fn of(plan: Plan) -> Self {
         let (etcd, dir) = (EtcdServer::start().await, TempDir::with_prefix("beige-cluster-").unwrap());
         let (gateways, workers) = (plan.gateways, plan.workers);
-        let link = if plan.linked { Some(Proxy::start(etcd.endpoint()).await) } else { None };
+        let link = match plan.linked {
+            Linked::Nobody => None,
+            Linked::Gateways | Linked::All => Some(Proxy::start(etcd.endpoint()).await),
+        };
         let (started, hired) = (0, 0);
         let mut cluster = Self { etcd, gateways: vec![], workers: vec![], link, plan, started, hired, dir };
         for _ in 0..gateways {
@@ -95,7 +110,7 @@ impl Cluster {
 
     /// Another gateway to the same workers.
     pub async fn another_gateway(&mut self, flags: &[&str]) -> Process {
-        let etcd = self.link.as_ref().map_or_else(|| self.etcd.endpoint(), Proxy::endpoint);
+        let etcd = self.etcd_for(true);
         self.gateway_through(&etcd, flags).await
     }
 
@@ -116,7 +131,7 @@ impl Cluster {
 
     /// Starts one more worker; it serves when [`Cluster::wait_for`] says so.
     pub async fn add_worker(&mut self, flags: &[&str]) {
-        let etcd = self.etcd.endpoint();
+        let etcd = self.etcd_for(self.plan.linked == Linked::All);
         let models = self.plan.models.clone();
         self.worker_through(&etcd, &models, flags).await;
     }
@@ -141,6 +156,12 @@ impl Cluster {
         arguments.extend(flags);
         let settings = (&arguments[..], self.environment());
         self.workers.push(Process::spawn_with("beige-worker", &id, settings, self.dir.path()).await);
+    }
+
+    /// Where a process finds etcd that `is_linked`, if there is a link.
+    fn etcd_for(&self, is_linked: bool) -> String {
+        let link = self.link.as_ref().filter(|_| is_linked);
+        link.map_or_else(|| self.etcd.endpoint(), Proxy::endpoint)
     }
 
     fn next(&mut self) -> usize {

@@ -35,7 +35,7 @@ use std::time::Duration;
 
 use tonic::transport::{Channel, Endpoint};
 
-pub use cluster::{Cluster, Plan};
+pub use cluster::{Cluster, Linked, Plan};
 pub use etcd::{EtcdServer, EtcdTls};
 pub use golden::{Golden, floats};
 pub use lingering::Lingering;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cluster::{SwapState as Recorded, View};
 use proto::v1::{SwapPlan, SwapState, WorkerState};
-use tests::{Fault, Operator, PATIENCE, Plan, Stage};
+use tests::{Fault, Linked, Operator, PATIENCE, Plan, Stage};
 use tokio::time::{self, Instant};
 
 use crate::support::{MODEL, plan, stage};
@@ -12,10 +12,10 @@ use crate::support::{MODEL, plan, stage};
 /// How long calls are compared: then the leader commits, without any news. Shorter than a lease by far.
 const TRIAL: u32 = 5;
 
-/// A stage on which the leader is about to commit a swap to checkpoint 1, with nothing but `fault` on its way to etcd;
-/// and the leader's place.
-async fn about_to_commit(fault: Fault) -> (Stage, usize) {
-    let mut stage = stage(Plan { linked: true, ..plan(2) }).await;
+/// A stage on which the leader is about to commit a swap to checkpoint 1, with nothing but `fault` on the way to etcd of
+/// those who are `linked`; and the leader's place.
+async fn about_to_commit(linked: Linked, fault: Fault) -> (Stage, usize) {
+    let mut stage = stage(Plan { linked, ..plan(2) }).await;
     let leader = stage.cluster.leader().await;
     let trial = SwapPlan { shadow_per_mille: 200, shadow_seconds: Some(TRIAL), ..SwapPlan::default() };
     let id = stage.promote(1, trial).await.id;
@@ -47,7 +47,7 @@ async fn epoch_and_commits(stage: &Stage) -> (u64, usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn etcd_that_dies_before_a_commit_reaches_it_has_it_done_when_it_is_back() {
-    let (mut stage, leader) = about_to_commit(Fault::Hold).await;
+    let (mut stage, leader) = about_to_commit(Linked::Gateways, Fault::Hold).await;
     let begun = Instant::now();
     let is_sent = |log: &str| log.lines().any(|l| l.contains("committed at") && l.contains("no answer from"));
     while !is_sent(&stage.cluster.gateways[leader].log()) {
@@ -64,7 +64,9 @@ async fn etcd_that_dies_before_a_commit_reaches_it_has_it_done_when_it_is_back()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn etcd_that_dies_before_it_answers_a_commit_has_it_done_once() {
-    let (mut stage, _) = about_to_commit(Fault::DelayAnswers(Duration::from_secs(3_600))).await;
+    // Workers would tell the gateways.
+    let never = Fault::DelayAnswers(Duration::from_secs(3_600));
+    let (mut stage, _) = about_to_commit(Linked::All, never).await;
     stage.cluster.until(|view| view.swaps[MODEL].state == Recorded::Committed).await;
     etcd_dies(&mut stage).await;
     stage.committed().await;
