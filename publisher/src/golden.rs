@@ -9,6 +9,7 @@ use proto::v1::GoldenSample;
 use serde::{Deserialize, Serialize};
 
 use crate::Failure;
+use crate::makes::Makes;
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -22,19 +23,22 @@ struct Line {
     score: Option<f32>,
 }
 
-/// The samples of a file, in order; blank lines are passed over. Whether they are those of a checkpoint is the server's to
-/// say.
+/// The samples of a file, in order; blank lines are passed over. They can be those of the checkpoint in `dir`, as far as its
+/// configuration tells; whether they are is the server's to say.
 ///
 /// # Errors
 /// [`Failure::NoSamples`] names the file and the line; [`Failure::Local`] where it cannot be read.
-pub fn golden(path: &Path) -> Result<Vec<GoldenSample>, Failure> {
-    let shown = path.display();
+pub fn golden(path: &Path, dir: &Path) -> Result<Vec<GoldenSample>, Failure> {
+    let (shown, makes) = (path.display(), Makes::of(dir));
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
     let mut samples: Vec<GoldenSample> = Vec::new();
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     for (at, line) in lines {
         let fault = |why: String| Failure::NoSamples(format!("{shown}, line {}: {why}", at + 1));
         let sample = sample(line).map_err(fault)?;
+        if let Some(makes) = makes {
+            makes.check(&sample).map_err(fault)?;
+        }
         if let Some(first) = samples.first() {
             like(first, &sample).map_err(fault)?;
         }
@@ -93,10 +97,15 @@ fn like(first: &GoldenSample, other: &GoldenSample) -> Result<(), String> {
 mod tests {
     use super::*;
 
+    /// Of a checkpoint of which nothing is known.
     fn read(text: &str) -> (String, Result<Vec<GoldenSample>, String>) {
+        read_for(Path::new("/nowhere/at-all"), text)
+    }
+
+    fn read_for(dir: &Path, text: &str) -> (String, Result<Vec<GoldenSample>, String>) {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), text).unwrap();
-        let samples = golden(file.path()).map_err(|failure| failure.to_string());
+        let samples = golden(file.path(), dir).map_err(|failure| failure.to_string());
         (file.path().display().to_string(), samples)
     }
 
@@ -148,6 +157,31 @@ mod tests {
         }
         let (path, read) = read("\n");
         assert_eq!(read.unwrap_err(), format!("{path} holds no golden samples"));
-        assert!(golden(Path::new("/nowhere/x")).unwrap_err().to_string().contains("cannot read /nowhere/x"));
+        let absent = golden(Path::new("/nowhere/x"), Path::new("/nowhere")).unwrap_err().to_string();
+        assert!(absent.contains("cannot read /nowhere/x"), "{absent}");
+    }
+
+    #[test]
+    fn samples_of_another_checkpoint_are_known_by_its_configuration() {
+        #[track_caller]
+        fn check(architecture: &str, line: &str, expected: Option<&str>) {
+            let dir = tempfile::tempdir().unwrap();
+            let config = format!(r#"{{"architectures": ["{architecture}"], "hidden_size": 2}}"#);
+            fs::write(dir.path().join("config.json"), config).unwrap();
+            let (path, samples) = read_for(dir.path(), &format!("\n{line}\n"));
+            let sentence = expected.map(|why| format!("{path}, line 2: {why}"));
+            assert_eq!(samples.err(), sentence);
+        }
+        let (vector, pair) =
+            (r#"{"text": "a", "embedding": [0.6, 0.8]}"#, r#"{"text": "a", "query": "q", "score": 0.5}"#);
+        let longer = r#"{"text": "a", "embedding": [0.6, 0.8, 0.0]}"#;
+        check("BertModel", vector, None);
+        check("BertForSequenceClassification", pair, None);
+        let why = "its embedding has 3 numbers, and those of the checkpoint 2";
+        check("BertModel", longer, Some(why));
+        let why = "it has a query and a score, and the checkpoint makes embeddings of 2 numbers";
+        check("BertModel", pair, Some(why));
+        let why = "it has an embedding, and the checkpoint makes scores of a query and a text";
+        check("BertForSequenceClassification", vector, Some(why));
     }
 }

@@ -5,6 +5,7 @@
 
 mod files;
 mod golden;
+mod makes;
 mod patience;
 mod upload;
 

@@ -92,7 +92,8 @@ pub(super) async fn run(args: PublishArgs, remote: &Remote) -> Result<(), Failur
         args.plan.without_swap()?;
     }
     let paths = publisher::find(&args.dir)?;
-    let golden = args.golden.as_deref().map(publisher::golden).transpose()?.unwrap_or_default();
+    let golden = args.golden.as_deref().map(|file| publisher::golden(file, &args.dir));
+    let golden = golden.transpose()?.unwrap_or_default();
     // Before the bytes are read, so that a wrong address is known at once.
     let gateway = remote.connect().await?;
     let files = hashed(&args, paths, remote).await?;

@@ -125,6 +125,11 @@ fn what_the_publisher_computed_goes_with_it() {
     let sentence = format!("{}, line 2: its embedding has 1 numbers, and the first 2", file.display());
     publish(&fake, dir.path(), &golden).failed(2, &sentence);
     publish(&fake, dir.path(), &["--golden", "/nowhere/x"]).failed(1, "cannot read /nowhere/x");
+    fs::write(&file, line("a text", &[0.6, 0.8])).unwrap();
+    let config = json!({ "architectures": ["BertModel"], "hidden_size": 384 });
+    fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    let why = "line 1: its embedding has 2 numbers, and those of the checkpoint 384";
+    publish(&fake, dir.path(), &golden).failed(2, &format!("{}, {why}", file.display()));
     assert_eq!(received(&fake), 0, "nothing was sent");
 }
 

@@ -224,7 +224,7 @@ fn contents(model: &Path) -> Result<(Vec<ManifestFile>, Vec<GoldenSample>), publ
     let files = publisher::hash(model, &publisher::find(model)?, &|_| ())?;
     let golden = model.with_file_name(golden::FILE);
     // A release that did not ask for them may have finished the model.
-    let golden = if golden.exists() { publisher::golden(&golden)? } else { Vec::new() };
+    let golden = if golden.exists() { publisher::golden(&golden, model)? } else { Vec::new() };
     Ok((files, golden))
 }
 

@@ -22,8 +22,9 @@ fn served(model: &Model, sequence: &Sequence) -> Vec<f32> {
 fn train(more: &Value) -> (Checkpoint, Vec<GoldenSample>, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     run(&job(dir.path(), more), 1);
-    let trained = Checkpoint::open(&dir.path().join("out/model"), &Overrides::default()).unwrap();
-    (trained, publisher::golden(&dir.path().join("out/golden.jsonl")).unwrap(), dir)
+    let model = dir.path().join("out/model");
+    let samples = publisher::golden(&dir.path().join("out/golden.jsonl"), &model).unwrap();
+    (Checkpoint::open(&model, &Overrides::default()).unwrap(), samples, dir)
 }
 
 #[track_caller]
