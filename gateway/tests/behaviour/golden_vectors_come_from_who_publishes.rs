@@ -6,7 +6,7 @@ use proto::v1;
 use tonic::Code;
 
 use crate::support::cluster::Cluster;
-use crate::support::publisher::{Files, begin, checkpoint, publish};
+use crate::support::publisher::{Files, begin, checkpoint, first, publish};
 use crate::support::{FakeWorker, Gateway, digest, field};
 
 async fn start() -> (Cluster, FakeWorker, Gateway) {
@@ -104,5 +104,30 @@ async fn samples_of_another_checkpoint_name_the_field() {
         assert_eq!(worker.trials().len() - before, trials, "{expected}");
     }
     assert_eq!(versions(&gateway).await, []);
+    gateway.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn samples_that_another_version_shows_to_be_wrong_are_refused_before_anything_is_sent() {
+    let (_cluster, worker, gateway) = start().await;
+    let files = checkpoint("vanilla");
+    let known = publish(gateway.models().await, begin(&files), &files).await.unwrap().published;
+    let known = known.checkpoint.unwrap();
+    let short = || vec![v1::GoldenSample { embedding: vec![0, 0, 0, 63], ..sample("a text") }];
+    let claim = v1::PublishBegin {
+        index_space: known.index_space.clone(),
+        ..with(&checkpoint("chocolate"), short())
+    };
+    for begin in [with(&files, short()), claim] {
+        let requests = tokio_stream::iter([first(begin)]);
+        let mut answers = gateway.models().await.publish(requests).await.unwrap().into_inner();
+        // Not even what is wanted was said.
+        let refused = answers.message().await.unwrap_err();
+        let told = (refused.code(), field(&refused));
+        assert_eq!(told, (Code::InvalidArgument, Some("begin.golden[0].embedding".to_owned())), "{refused}");
+        let why = format!("a vector of 1, and checkpoint {} makes a vector of 4", known.digest);
+        assert!(refused.message().contains(&why), "{}", refused.message());
+    }
+    assert_eq!(worker.trials().len(), 1);
     gateway.end().await.unwrap();
 }

@@ -1,12 +1,30 @@
 //! Holds what a worker makes of a publisher's golden inputs against what the publisher computed.
 
-use cluster::{Golden, ModelKind, Unfaithful};
+use cluster::{Golden, ListedVersion, ModelKind, Unfaithful};
 
 use crate::error::{Defect, ManageError, Unmet};
-use crate::wire::swaps::Samples;
+use crate::wire::InvalidRequest;
+use crate::wire::swaps::{Samples, Upload};
 
 /// Characters of an input that a refusal repeats.
 const EXCERPT: usize = 60;
+
+/// Whether the samples of an upload can be of its checkpoint, as far as another one of `versions` tells: one of the same
+/// files, or of the index space that it claims. Before anything is sent, and so before a worker knows.
+///
+/// # Errors
+/// Names the first sample's answer.
+pub(super) fn may_agree(upload: &Upload, versions: &[ListedVersion]) -> Result<(), InvalidRequest> {
+    let Some(samples) = &upload.golden else { return Ok(()) };
+    let is_same = |listed: &&ListedVersion| listed.version.manifest.is_of(&upload.files);
+    let is_kin = |listed: &&ListedVersion| upload.index_space.as_ref() == Some(&listed.version.index_space);
+    let Some(ListedVersion { digest, version, .. }) =
+        versions.iter().find(is_same).or_else(|| versions.iter().find(is_kin))
+    else {
+        return Ok(());
+    };
+    samples.fit(&format!("checkpoint {digest}"), (version.kind, version.manifest.dimensions))
+}
 
 /// Whether `found`, what `worker` makes of the inputs of `samples`, is what the publisher does. The checkpoint's vectors
 /// have so many `dimensions`.
@@ -19,7 +37,7 @@ pub(super) fn agrees(
     (kind, dimensions): (ModelKind, usize),
     (worker, found): (&str, &[f32]),
 ) -> Result<(), ManageError> {
-    samples.fit(kind, dimensions)?;
+    samples.fit("the checkpoint", (kind, dimensions))?;
     let Err(unfaithful) = samples.golden.check(kind, dimensions, found) else { return Ok(()) };
     let (at, why) = match unfaithful {
         Unfaithful::Cosine { at, cosine } => {

@@ -15,6 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming};
 use tracing::{Instrument as _, Span};
 
+use super::golden::may_agree;
 use super::rehearse::{Rehearsed, Rival};
 use super::swap::refused;
 use crate::error::{ManageError, Unmet};
@@ -84,6 +85,7 @@ impl Service {
         let store = self.control.store()?;
         let versions =
             self.control.etcd.list_versions(Some(upload.model.as_str())).await.map_err(ManageError::from)?;
+        may_agree(&upload, &versions)?;
         let rival = Rival::of(&upload, &versions)?;
         self.may_follow(&upload, &versions)?;
 

@@ -54,11 +54,16 @@ impl Samples {
         Ok(Some(Self { kind, width, golden }))
     }
 
-    /// Whether they are of a checkpoint of this kind, whose vectors have so many `dimensions`.
+    /// Whether they can be of `checkpoint`, as people call it, which is of this kind, and whose vectors have so many
+    /// `dimensions`.
     ///
     /// # Errors
     /// Names the first sample's answer.
-    pub fn fit(&self, kind: ModelKind, dimensions: usize) -> Result<(), InvalidRequest> {
+    pub fn fit(
+        &self,
+        checkpoint: &str,
+        (kind, dimensions): (ModelKind, usize),
+    ) -> Result<(), InvalidRequest> {
         let Self { kind: own, width, golden: _ } = *self;
         let wanted = match kind {
             ModelKind::Embedder => dimensions,
@@ -67,7 +72,7 @@ impl Samples {
         if (own, width) == (kind, wanted) {
             return Ok(());
         }
-        let why = format!("it has {}, and the checkpoint makes {}", told(own, width), told(kind, wanted));
+        let why = format!("it has {}, and {checkpoint} makes {}", told(own, width), told(kind, wanted));
         Err(malformed(&field(0, answer_of(own)), why))
     }
 }
@@ -229,10 +234,10 @@ mod tests {
     fn they_are_held_against_the_checkpoint() {
         let of = |sample| Samples::parse(vec![sample]).unwrap().unwrap();
         let (vectors, scores) = (of(text_of("a", &[0.6, 0.8])), of(pair("q", 0.5)));
-        assert_eq!(vectors.fit(ModelKind::Embedder, 2), Ok(()));
-        assert_eq!(scores.fit(ModelKind::CrossEncoder, 0), Ok(()));
+        assert_eq!(vectors.fit("it", (ModelKind::Embedder, 2)), Ok(()));
+        assert_eq!(scores.fit("it", (ModelKind::CrossEncoder, 0)), Ok(()));
         let unfit = |samples: &Samples, kind, dimensions| {
-            let invalid = samples.fit(kind, dimensions).unwrap_err();
+            let invalid = samples.fit("the checkpoint", (kind, dimensions)).unwrap_err();
             (invalid.field.clone(), invalid.to_string())
         };
         let (field, why) = unfit(&vectors, ModelKind::Embedder, 3);
