@@ -6,6 +6,7 @@ use super::memory::{Memory, Moment};
 use super::moves::Move;
 use super::prepare::{Fleet, Waves, count, stragglers, widen};
 use super::release::{SwapSettings, released};
+use super::room::{to_make_room, why_not_beside};
 use super::step::Standing;
 use super::trial::{Verdict, judge};
 use crate::name::Name;
@@ -70,12 +71,10 @@ impl<'v> Case<'v, '_> {
 
     /// What answered somebody before the last swap counts among what is loaded until it is let go.
     fn prepare_when_nothing_leaves(&self, swap: &Swap) -> Option<Move> {
-        let mut leaving = self.standing.alias.into_iter().flat_map(|alias| &alias.leaving);
-        match leaving.find(|digest| **digest != swap.to) {
-            Some(digest) if self.is_late(swap) => {
-                let reason = format!("{digest}, from before the last swap, could not be let go in time");
-                Some(Move::abort(swap, reason, self.now.unix_ms))
-            }
+        let alias = self.standing.alias;
+        let mut leaving = alias.into_iter().flat_map(|alias| alias.leaving.iter().map(move |it| (alias, it)));
+        match leaving.find(|(_, digest)| **digest != swap.to) {
+            Some((alias, digest)) if self.is_late(swap) => Some(self.held_up(swap, (alias, digest))),
             Some(_) => None,
             None => Some(self.prepare(swap)),
         }
@@ -85,12 +84,17 @@ impl<'v> Case<'v, '_> {
     fn make_way(&self, swap: &Swap, (alias, prev): (&Alias, &str)) -> Option<Move> {
         match released(self.view, (&self.standing.model, alias, prev), self.quiet()) {
             Ok(facts) => Some(Move::let_go((alias, prev), Some(swap), facts, self.now.unix_ms)),
-            Err(held) if self.is_late(swap) => {
-                let reason = format!("{prev}, from before the last swap, could not be let go: {held}");
-                Some(Move::abort(swap, reason, self.now.unix_ms))
-            }
+            Err(_) if self.is_late(swap) => Some(self.held_up(swap, (alias, prev))),
             Err(_) => None,
         }
+    }
+
+    /// Gives the swap up, and says what keeps `older`, from before the last swap, from being let go.
+    fn held_up(&self, swap: &Swap, (alias, older): (&Alias, &str)) -> Move {
+        let held = released(self.view, (&self.standing.model, alias, older), self.quiet()).err();
+        let why = held.map_or_else(|| " in time".to_owned(), |held| format!(": {held}"));
+        let reason = format!("{older}, from before the last swap, could not be let go{why}");
+        Move::abort(swap, reason, self.now.unix_ms)
     }
 
     fn prepare(&self, swap: &Swap) -> Move {
@@ -111,11 +115,7 @@ impl<'v> Case<'v, '_> {
             match self.waves(swap, &fleet) {
                 Waves::Wider(swap, rests_on) => return Some(Move::widen(&swap, rests_on, self.now.unix_ms)),
                 Waves::Hopeless if !enough => {
-                    return Some(self.give_up(
-                        swap,
-                        &fleet,
-                        "the two checkpoints do not fit, and nobody can be spared",
-                    ));
+                    return Some(self.give_up(swap, &fleet, why_not_beside(swap, self.is_pinned(swap))));
                 }
                 Waves::Hopeless | Waves::Same => {}
             }
@@ -128,9 +128,13 @@ impl<'v> Case<'v, '_> {
 
     /// What becomes of the swap where some hold the old checkpoint and have no room for the new one.
     fn waves(&self, swap: &Swap, fleet: &Fleet<'_>) -> Waves {
+        if self.is_pinned(swap) { Waves::Hopeless } else { widen(swap, fleet) }
+    }
+
+    /// Whether the old checkpoint is kept whatever happens.
+    fn is_pinned(&self, swap: &Swap) -> bool {
         let from = swap.from.clone().unwrap_or_default();
-        let is_pinned = self.view.pins.contains_key(&(self.model().to_owned(), from));
-        if is_pinned { Waves::Hopeless } else { widen(swap, fleet) }
+        self.view.pins.contains_key(&(self.model().to_owned(), from))
     }
 
     /// Why there will not be enough workers, where that is sure.
@@ -147,8 +151,11 @@ impl<'v> Case<'v, '_> {
         }
     }
 
-    /// Aborts, and says why each worker was not ready.
-    fn give_up(&self, swap: &Swap, fleet: &Fleet<'_>, reason: impl Into<String>) -> Move {
+    /// Aborts, and says why each worker was not ready, and what would make room where it is that.
+    fn give_up(&self, swap: &Swap, fleet: &Fleet<'_>, mut reason: String) -> Move {
+        if let Some(hint) = to_make_room(self.view, self.model(), fleet) {
+            reason = format!("{reason}; {hint}");
+        }
         let mut refusals = fleet.refusals();
         if self.is_late(swap) {
             refusals.extend(fleet.late());

@@ -34,6 +34,7 @@ mod moves;
 mod prepare;
 mod release;
 mod request;
+mod room;
 mod step;
 mod trial;
 

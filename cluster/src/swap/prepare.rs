@@ -68,6 +68,12 @@ impl<'a> Fleet<'a> {
         self.refusing.iter().filter(is_short).map(|(id, _)| *id).collect()
     }
 
+    /// Who has no room for the new one, whether or not the old one made some.
+    pub(super) fn out_of_memory(&self) -> BTreeSet<&'a WorkerId> {
+        let is_out = |(_, nack): &(&&WorkerId, &&Nack)| nack.reason == NackReason::Memory;
+        self.refusing.iter().filter(is_out).map(|(id, _)| *id).collect()
+    }
+
     /// Who cannot, room or not.
     pub(super) fn incapable(&self) -> usize {
         self.refusing.len() - self.short_of_memory().len()

@@ -32,7 +32,7 @@ pub(crate) enum Held {
     #[error("gateway {0} has calls on it")]
     Busy(GatewayId),
     /// One that vanished may have calls on it.
-    #[error("a gateway may have vanished with calls on it")]
+    #[error("a gateway that vanished may have calls on it until --retire-grace is over")]
     Vanished,
 }
 

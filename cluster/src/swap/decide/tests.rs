@@ -85,9 +85,9 @@ fn a_swap_that_cannot_make_way_is_given_up_at_its_deadline() {
     let busy = Gateway { busy: BTreeSet::from([("m".to_owned(), "b".to_owned())]), ..gateway };
     view.gateways.insert(crate::GatewayId::parse("g").unwrap(), busy);
     check(&view, 999, "");
-    check(&view, 1_000, "abort: b, from before the last swap, could not be let go in time");
-    let before = change(view, |_, alias| (alias.prev, alias.leaving) = (Some("b".into()), [].into()));
     let why = "abort: b, from before the last swap, could not be let go: gateway g has calls on it";
+    check(&view, 1_000, why);
+    let before = change(view, |_, alias| (alias.prev, alias.leaving) = (Some("b".into()), [].into()));
     check(&before, 1_000, why);
 }
 
@@ -137,9 +137,34 @@ fn who_is_short_of_memory_makes_room_while_half_go_on_serving() {
     check(&short(), 1, "the two checkpoints do not fit: a, b let the old one go, 2 keep it");
     let mut pinned = short();
     pinned.pins.insert(("m".into(), "d".into()), Pin { since_unix_ms: 0 });
-    check(&pinned, 1, "abort: the two checkpoints do not fit, and nobody can be spared");
+    check(&pinned, 1, "abort: the two checkpoints do not fit, and d is pinned");
     let alone = refused(swapping(SwapState::Preparing, &["a"], &[]), &["a"], NackReason::Memory);
     check(&alone, 1, "abort: the two checkpoints do not fit, and nobody can be spared");
+}
+
+#[test]
+fn who_has_no_room_is_told_what_would_make_some() {
+    let mut alone = refused(swapping(SwapState::Preparing, &["a"], &[]), &["a"], NackReason::Memory);
+    // Worker `a` holds what `n` means and meant before, and what is pinned; `b`, which has said nothing, what `o` meant.
+    let mut means = |model: &str, prev: &str, worker: &str| {
+        alone.aliases.insert(model.into(), Alias { prev: Some(prev.into()), ..Alias::of("x", 2) });
+        for digest in ["x", prev, "pinned"] {
+            alone.ready.insert((model.into(), digest.into()), BTreeSet::from([id(worker)]));
+        }
+    };
+    means("n", "w", "a");
+    means("o", "v", "b");
+    let why = "abort: the two checkpoints do not fit, and nobody can be spared";
+    check(&alone, 1, &format!("{why}; to make room: beige models retire n"));
+    alone.pins.insert(("n".into(), "pinned".into()), Pin { since_unix_ms: 0 });
+    let both = "beige models unpin n pinned, beige models retire n";
+    check(&alone, 1, &format!("{why}; to make room: {both}"));
+    // What a swap of `n` is about to need stays.
+    let swap = Swap::requested("t".into(), (Some("x".into()), "w".into()), SwapPlan::default(), 0);
+    alone.swaps.insert("n".into(), Swap { state: SwapState::Preparing, min_ready: 1, ..swap });
+    let told = moved(&alone, 1);
+    assert!(told.contains(&format!("{why}; to make room: beige models unpin n pinned")), "{told}");
+    assert!(!told.contains("retire"), "{told}");
 }
 
 #[test]
