@@ -6,7 +6,7 @@ use crate::etcd::Etcd;
 use crate::keys::Key;
 use crate::name::{Name, WorkerId};
 use crate::record::{Alias, ModelKind, Record, Swap, SwapPlan, Version};
-use crate::swap::{Asked, Asking, Refused, Standing, request, retire, roll_back};
+use crate::swap::{Asked, Asking, Kinship, Refused, Standing, request, retire, roll_back};
 use crate::transaction::{Fact, Found, Outcome, Transaction, Write};
 
 /// A round is lost only to somebody who wrote about the same model at the same moment.
@@ -32,7 +32,7 @@ impl Etcd {
     ///
     /// # Errors
     /// [`RequestError::Refused`] where the version is not published, the name means it already, another swap is under
-    /// way, or the index space is another and the plan does not say that this is meant.
+    /// way, it is another kind of checkpoint, or the index space is another and the plan does not say that this is meant.
     pub async fn request_swap(
         &self,
         model: &str,
@@ -49,8 +49,8 @@ impl Etcd {
                 Some(alias) => self.version(model.as_str(), &alias.digest).await?,
                 None => None,
             };
-            let same_space = old.is_some_and(|old| replaces(&old, &new));
-            let asked = Asked { swap_id: &swap_id, to: &to, plan, same_space };
+            let kinship = old.map_or(Kinship::OtherSpace, |old| kinship(&old, &new));
+            let asked = Asked { swap_id: &swap_id, to: &to, plan, kinship };
             let asking = request(&found.standing(&model), &asked, unix_ms())?;
             if let Some(swap) = self.settle("ask for a swap", asking).await? {
                 return Ok(swap);
@@ -155,10 +155,16 @@ impl Etcd {
     }
 }
 
-/// Whether no index has to be made again where `new` answers in place of `old`. Scores of cross-encoders are in none.
-fn replaces(old: &Version, new: &Version) -> bool {
-    let scores = [old, new].iter().all(|version| version.kind == ModelKind::CrossEncoder);
-    scores || old.index_space == new.index_space
+/// Whether `new` can answer in place of `old`, and whether indexes have to be made again. Scores of cross-encoders are in
+/// none.
+fn kinship(old: &Version, new: &Version) -> Kinship {
+    if old.kind != new.kind {
+        Kinship::OtherKind
+    } else if new.kind == ModelKind::CrossEncoder || old.index_space == new.index_space {
+        Kinship::SameSpace
+    } else {
+        Kinship::OtherSpace
+    }
 }
 
 fn parse(name: &str) -> Result<Name, Error> {

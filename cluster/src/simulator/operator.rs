@@ -5,7 +5,7 @@ use super::world::{Model, World, name};
 use crate::keys::Key;
 use crate::name::WorkerId;
 use crate::record::{CanaryPlan, Pin, Record, SwapPlan};
-use crate::swap::{Asked, Asking, Refused, Standing, request, retire, roll_back};
+use crate::swap::{Asked, Asking, Kinship, Refused, Standing, request, retire, roll_back};
 
 /// Longer than any schedule lasts, in milliseconds.
 pub(super) const FOR_EVER: u64 = 1_000_000_000;
@@ -45,7 +45,7 @@ impl World {
         let digest = *self.random.one_of(&self.models[model].digests);
         let to = name(digest);
         let (plan, swap_id) = (self.plan(model), format!("swap-{}", self.next_id()));
-        let asked = Asked { swap_id: &swap_id, to: &to, plan: &plan, same_space: true };
+        let asked = Asked { swap_id: &swap_id, to: &to, plan: &plan, kinship: Kinship::SameSpace };
         let asking = request(&self.standing(model), &asked, self.now);
         self.write_down(&format!("promotes {to}"), asking);
     }

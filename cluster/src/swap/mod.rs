@@ -44,5 +44,5 @@ pub use request::Refused;
 pub(crate) use election::Campaign;
 pub(crate) use helm::{Helm, Order, Task, campaign};
 pub(crate) use memory::Moment;
-pub(crate) use request::{Asked, Asking, request, retire, roll_back};
+pub(crate) use request::{Asked, Asking, Kinship, request, retire, roll_back};
 pub(crate) use step::{Fence, Standing, Step};

@@ -32,8 +32,18 @@ pub enum Refused {
         /// What it was to mean.
         to: String,
     },
+    /// Publish it under another name.
+    #[error(
+        "{to} embeds texts and {from} scores pairs, or the other way round: whoever calls for the one would be refused"
+    )]
+    OtherKind {
+        /// What the name means.
+        from: String,
+        /// What it was to mean.
+        to: String,
+    },
     /// Promote what it is to mean: what it meant before is not known, or no longer loaded.
-    #[error("there is no checkpoint to go back to")]
+    #[error("the name meant no other checkpoint before, or that was let go: there is nothing to go back to")]
     NothingBefore,
     /// Promote it once workers are ready with it again.
     #[error("no worker is ready with {0}")]
@@ -53,8 +63,18 @@ pub(crate) struct Asked<'a> {
     pub(crate) swap_id: &'a str,
     pub(crate) to: &'a Name,
     pub(crate) plan: &'a SwapPlan,
-    /// Whether vectors of the two checkpoints can be compared, as far as their versions tell.
-    pub(crate) same_space: bool,
+    pub(crate) kinship: Kinship,
+}
+
+/// How a checkpoint is to the one whose place it is to take, as far as their versions tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kinship {
+    /// What was made with the old one goes on with it.
+    SameSpace,
+    /// Vectors of the two cannot be compared, or nobody knows.
+    OtherSpace,
+    /// One embeds texts, the other scores pairs.
+    OtherKind,
 }
 
 /// What is to be done about something that was asked for.
@@ -84,8 +104,13 @@ pub(crate) fn request(standing: &Standing<'_>, asked: &Asked<'_>, now: u64) -> R
     if from.as_deref() == Some(to) {
         return Err(Refused::Meant(to.to_owned()));
     }
-    if let (Some(from), false) = (&from, asked.same_space || asked.plan.new_space) {
-        return Err(Refused::OtherSpace { from: from.clone(), to: to.to_owned() });
+    if let Some(from) = &from {
+        let (from, to) = (from.clone(), to.to_owned());
+        match asked.kinship {
+            Kinship::OtherKind => return Err(Refused::OtherKind { from, to }),
+            Kinship::OtherSpace if !asked.plan.new_space => return Err(Refused::OtherSpace { from, to }),
+            Kinship::OtherSpace | Kinship::SameSpace => {}
+        }
     }
     let swap = Swap::requested(asked.swap_id.to_owned(), (from, to.to_owned()), asked.plan.clone(), now);
     let published = Key::Version { model: standing.model.clone(), digest: asked.to.clone() };
@@ -191,7 +216,7 @@ mod tests {
     #[track_caller]
     fn ask(alias: &Alias, swap: Option<&Swap>, to: &str) -> Result<(SwapState, bool), Refused> {
         let (to, plan) = (name(to), SwapPlan::default());
-        let asked = Asked { swap_id: "t", to: &to, plan: &plan, same_space: true };
+        let asked = Asked { swap_id: "t", to: &to, plan: &plan, kinship: Kinship::SameSpace };
         request(&standing(alias, swap), &asked, 1).map(|asking| match asking {
             Asking::UnderWay(swap) => (swap.state, false),
             Asking::Write(_, swap) => (swap.state, true),
@@ -235,10 +260,19 @@ mod tests {
         let (d, to) = (Alias::of("d", 1), name("e"));
         for (new_space, refused) in [(false, true), (true, false)] {
             let plan = SwapPlan { new_space, ..SwapPlan::default() };
-            let asked = Asked { swap_id: "t", to: &to, plan: &plan, same_space: false };
+            let asked = Asked { swap_id: "t", to: &to, plan: &plan, kinship: Kinship::OtherSpace };
             let found = request(&standing(&d, None), &asked, 1);
             assert_eq!(matches!(found, Err(Refused::OtherSpace { .. })), refused, "{found:?}");
         }
+    }
+
+    #[test]
+    fn a_name_goes_on_doing_what_it_does() {
+        let (d, to) = (Alias::of("d", 1), name("e"));
+        let plan = SwapPlan { new_space: true, ..SwapPlan::default() };
+        let asked = Asked { swap_id: "t", to: &to, plan: &plan, kinship: Kinship::OtherKind };
+        let found = request(&standing(&d, None), &asked, 1);
+        assert_eq!(found, Err(Refused::OtherKind { from: "d".into(), to: "e".into() }));
     }
 
     /// What a rollback leaves of the swap, and the alias that is written, if one is.

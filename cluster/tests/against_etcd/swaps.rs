@@ -278,9 +278,15 @@ async fn what_makes_no_sense_is_refused_and_to_ask_twice_is_to_ask_once() {
     let found = refused(etcd.request_swap("m", &other, &plan).await);
     assert!(matches!(found, Refused::OtherSpace { .. }), "{found:?}");
 
+    let reranker = cluster::Version { kind: cluster::ModelKind::CrossEncoder, ..version(4) };
+    etcd.put_version("m", &reranker, None).await.unwrap();
+    let to = reranker.manifest.digest();
+    let meant = SwapPlan { new_space: true, ..plan.clone() };
+    let found = refused(etcd.request_swap("m", &to, &meant).await);
+    assert_eq!(found, Refused::OtherKind { from: scene.old.clone(), to });
+
     let asked = scene.ask().await;
     assert_eq!(scene.ask().await, asked);
-    let meant = SwapPlan { new_space: true, ..plan };
     let found = refused(etcd.request_swap("m", &other, &meant).await);
     assert_eq!(found, Refused::UnderWay { to: scene.new.clone() });
     assert_eq!(etcd.roll_back("m").await.unwrap().state, SwapState::Aborted);

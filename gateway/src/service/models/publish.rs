@@ -128,6 +128,12 @@ impl Service {
             return Ok(());
         };
         let current = versions.iter().find(|listed| listed.digest == alias.digest);
+        if let (Some(current), Some(known)) = (current, known)
+            && current.version.kind != known.version.kind
+        {
+            let (from, to) = (alias.digest.clone(), known.digest.clone());
+            return Err(refused(model, &Refused::OtherKind { from, to }));
+        }
         let space = known.map(|known| &known.version.index_space).or(upload.index_space.as_ref());
         let comparable = current.is_some_and(|current| {
             current.version.kind == ModelKind::CrossEncoder || Some(&current.version.index_space) == space

@@ -103,6 +103,9 @@ pub(super) fn refused(model: &str, refused: &Refused) -> ManageError {
                 format!("a swap of model {model} to {to} is under way: wait for it, or roll it back");
             unmet("SWAP_UNDER_WAY", sentence)
         }
+        Refused::OtherKind { .. } => {
+            unmet("KIND", format!("model {model}: {refused}; publish it under a name of its own"))
+        }
         Refused::OtherSpace { from, to } => unmet("INDEX_SPACE", other_space(from, to)),
         Refused::NothingBefore | Refused::NobodyReady(_) | Refused::NotBefore(_) => {
             unmet("NOTHING_BEFORE", format!("model {model}: {refused}"))
