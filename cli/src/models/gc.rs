@@ -11,7 +11,8 @@ use crate::remote::Remote;
 
 /// Forget versions that nothing uses, and delete what only they had in the store.
 ///
-/// What a model's name means, meant before or is about to mean stays, and so does what is pinned.
+/// What a model's name means, meant before or is about to mean stays, and so does what is pinned or still loaded. Files
+/// younger than the gateways' `--collect-grace`, an hour unless they say otherwise, stay in the store.
 #[derive(Args, Debug)]
 pub(super) struct CollectArgs {
     /// The model [default: all]

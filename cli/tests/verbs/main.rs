@@ -8,6 +8,7 @@ mod a_swap_is_seen_as_a_table;
 mod an_interrupted_embed_resumes;
 mod callers_show_who_they_are;
 mod checkpoints_are_published;
+mod documents_are_true;
 mod failures_have_exit_codes;
 mod jobs_are_submitted_and_watched;
 mod load_is_measured;
