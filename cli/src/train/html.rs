@@ -69,9 +69,7 @@ fn facts(job: &Job) -> String {
 
 /// Every metric before, after and in between.
 fn quality(job: &Job) -> String {
-    let (Some(first), Some(last)) = (job.evaluations.first(), job.evaluations.last()) else {
-        return String::new();
-    };
+    let Some([first, last]) = objects::before_and_after(job) else { return String::new() };
     let mut rows = String::new();
     for metric in &last.metrics {
         let of = |at: &proto::v1::JobEvaluation| {

@@ -118,9 +118,7 @@ fn row(job: &Job) -> [String; 8] {
 
 /// The first metric, before and after.
 fn quality(job: &Job) -> String {
-    let (Some(first), Some(last)) = (job.evaluations.first(), job.evaluations.last()) else {
-        return String::new();
-    };
+    let Some([first, last]) = objects::before_and_after(job) else { return String::new() };
     let wanted = |metric: &&proto::v1::Metric| metric.name == "ndcg_at_10";
     let metric = last.metrics.iter().find(wanted).or(last.metrics.first());
     let Some(metric) = metric else { return String::new() };

@@ -53,6 +53,13 @@ fn gate(gate: &JobGate) -> Value {
     })
 }
 
+/// The first evaluation of a job, and that of its model; while it has none, the last one.
+pub(super) fn before_and_after(job: &Job) -> Option<[&JobEvaluation; 2]> {
+    let of_model = || job.evaluations.iter().find(|evaluation| evaluation.step == job.model_step);
+    let after = if job.model_dir.is_empty() { None } else { of_model() };
+    Some([job.evaluations.first()?, after.or(job.evaluations.last())?])
+}
+
 pub(super) fn evaluation_line(evaluation: &JobEvaluation) -> String {
     let metric = |metric: &Metric| format!("{} {:.4}", metric.name, metric.value);
     let metrics: Vec<String> = evaluation.metrics.iter().map(metric).collect();
@@ -103,6 +110,21 @@ mod tests {
         let events: Vec<JobEvent> = moments.iter().map(event).collect();
         let news = news(&events, seen.as_ref().map(event).as_ref());
         assert_eq!(news, expected.iter().map(event).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn after_is_what_the_model_is() {
+        let evaluations = [0, 4, 8].map(|step| JobEvaluation { step, ..JobEvaluation::default() }).to_vec();
+        let mut job = Job { evaluations, ..Job::default() };
+        let steps = |job: &Job| before_and_after(job).map(|both| both.map(|evaluation| evaluation.step));
+        assert_eq!(steps(&job), Some([0, 8]));
+        // The best was kept, and not the last.
+        (job.model_dir, job.model_step) = ("jobs/a/model".to_owned(), 4);
+        assert_eq!(steps(&job), Some([0, 4]));
+        // That of its model is among those that were left out.
+        job.model_step = 5;
+        assert_eq!(steps(&job), Some([0, 8]));
+        assert_eq!(steps(&Job::default()), None);
     }
 
     #[test]
