@@ -102,6 +102,11 @@ fn a_record_may_lack_what_can_be_told_without_it() {
     }
     told["training"]["num_train_epochs"] = 3.into();
     told["training"]["label_smoothing_factor"] = 0.into();
+    // Some record all that there is.
+    told["training"]["per_device_eval_batch_size"] = 8.into();
+    told["training"]["train_sampling_strategy"] = "random".into();
+    told["training"]["accelerator_config"] =
+        serde_json::json!({"split_batches": false, "dispatch_batches": null, "even_batches": true});
     told["initial_model"] = "/of/another/machine/xlmr-cls".into();
     fs::write(path("hyperparameters.json"), told.to_string()).unwrap();
     fs::remove_file(path("final_weights.json")).unwrap();
@@ -120,6 +125,24 @@ fn a_record_may_lack_what_can_be_told_without_it() {
     let compared = |what: &str| report.rows.iter().find(|row| row.what == what).map(|row| row.compared);
     assert_eq!((compared("losses"), compared("gradient norms")), (Some(10), Some(0)), "{report}");
     assert!(report.notes.iter().any(|note| note.contains("final_weights.json")), "{report}");
+}
+
+/// Cycles, lowest rates and the like are in the record's rates alone.
+#[test]
+fn rates_are_the_records_where_their_schedule_was_told_more() {
+    let report = |from: &str, to: &str| {
+        let dir = altered(from, to);
+        replay(dir.path(), &Places::default()).unwrap()
+    };
+    for (from, to) in [
+        ("\"seed\": 42", "\"seed\": 42, \"lr_scheduler_kwargs\": {\"num_cycles\": 2}"),
+        ("\"--seed\"", "\"--lr_scheduler_kwargs\", \"{\\\"num_cycles\\\": 2}\", \"--seed\""),
+    ] {
+        let report = report(from, to);
+        let rates = report.rows.iter().find(|row| row.what == "learning rates").unwrap();
+        assert!(report.holds() && rates.compared == 0, "{report}");
+        assert!(report.notes.iter().any(|note| note.contains("rates are taken from the record")), "{report}");
+    }
 }
 
 #[test]
@@ -185,6 +208,7 @@ fn settings_that_are_not_known_are_refused_by_name() {
         ("\"fp16\": false", "\"fp16\": true", "fp16"),
         ("adamw_torch_fused", "adafactor", "adafactor"),
         ("\"kl_div\"", "\"other_loss\"", "other_loss"),
+        ("\"seed\": 42", "\"seed\": 42, \"train_sampling_strategy\": \"group_by_length\"", "group_by_length"),
         ("\"cls\"", "\"max\"", "sentence_pooling_method max"),
         ("\"initial_model_sha256\": \"", "\"initial_model_sha256\": \"0", "model.safetensors"),
     ] {

@@ -51,24 +51,42 @@ pub(super) struct Hyperparameters {
 /// Settings that are not known, by name.
 type Others = BTreeMap<String, Value>;
 
+/// What is said of rates beside the name of their schedule: they are taken from the record then.
+const RATES: &str = "lr_scheduler_kwargs";
+
 /// Settings that change no number of a run on a processor.
-const IDLE: [&str; 24] = [
+const IDLE: [&str; 40] = [
+    "average_tokens_across_devices",
     "cache_path",
+    "dataloader_in_order",
     "dataloader_pin_memory",
     "ddp_backend",
     "ddp_find_unused_parameters",
+    "ddp_timeout",
     "disable_tqdm",
     "do_train",
+    "eval_do_concat_batches",
     "eval_strategy",
     "gradient_checkpointing",
     "gradient_checkpointing_kwargs",
+    "hub_strategy",
+    "hub_token",
+    "include_num_input_tokens_seen",
+    "length_column_name",
+    "local_rank",
+    "log_level",
+    "log_level_replica",
+    "log_on_each_node",
     "logging_first_step",
+    "logging_nan_inf_filter",
     "logging_steps",
     "logging_strategy",
     "max_len",
     "num_train_epochs",
     "output_dir",
     "overwrite_output_dir",
+    "per_device_eval_batch_size",
+    "project",
     "remove_unused_columns",
     "report_to",
     "run_name",
@@ -76,6 +94,7 @@ const IDLE: [&str; 24] = [
     "save_strategy",
     "save_total_limit",
     "sep_token",
+    "skip_memory_metrics",
     "use_cpu",
 ];
 
@@ -243,7 +262,9 @@ impl Hyperparameters {
 
     fn check(&self) -> Result<(), TrainError> {
         let others = [&self.data.others, &self.training.others, &self.embedder.others, &self.m3.others];
-        let unknown = |(name, value): &(&String, &Value)| !IDLE.contains(&name.as_str()) && !is_off(value);
+        let is_known =
+            |name: &str, value: &Value| IDLE.contains(&name) || name == RATES || is_usual(name, value);
+        let unknown = |(name, value): &(&String, &Value)| !is_known(name, value) && !is_off(value);
         if let Some((name, value)) = others.into_iter().flatten().find(unknown) {
             let what = format!("setting {name} is not known, and it is not off: {value}");
             return Err(TrainError::Unsupported(what));
@@ -320,6 +341,9 @@ impl Hyperparameters {
 
     /// The rates that a run of so many optimiser steps has; `None` for a schedule that we do not have.
     pub(super) fn schedule(&self, steps: u64) -> Option<Schedule> {
+        if self.has_more_of_rates() {
+            return None;
+        }
         let shape = match self.training.lr_scheduler_type.as_str() {
             "linear" => Shape::Linear,
             "cosine" => Shape::Cosine,
@@ -336,6 +360,13 @@ impl Hyperparameters {
         let resolved = self.warmup_steps_resolved.filter(|_| limit.is_some());
         let warmup = resolved.unwrap_or_else(|| Schedule::warmup_steps(self.training.warmup_steps, steps));
         Some(Schedule { peak: self.training.learning_rate, warmup, steps, shape })
+    }
+
+    /// Whether a schedule was told more than we know of it, such as cycles or a lowest rate.
+    fn has_more_of_rates(&self) -> bool {
+        let flag = format!("--{RATES}");
+        let said = self.training.others.get(RATES).is_some_and(|value| !is_off(value));
+        said || self.argv.iter().any(|word| word.split('=').next() == Some(&flag))
     }
 
     /// Whether a parameter was trained, by our name.
@@ -364,6 +395,18 @@ impl Hyperparameters {
 
     fn is_overwritten(&self) -> bool {
         self.data.same_dataset_within_batch && self.training.per_device_train_batch_size == 1
+    }
+}
+
+/// Whether a setting that is never off has the value that runs are replayed with.
+fn is_usual(name: &str, value: &Value) -> bool {
+    match name {
+        "train_sampling_strategy" => value == "random",
+        "accelerator_config" => {
+            let asked = ["split_batches", "dispatch_batches", "gradient_accumulation_kwargs"];
+            asked.iter().all(|part| is_off(&value[part])) && value["even_batches"] != false
+        }
+        _ => false,
     }
 }
 
