@@ -10,6 +10,7 @@ use model::{Pooling, Trainee};
 use serde_json::{Value, json};
 
 use crate::checkpoint::{self, clear, place, sync};
+use crate::data::Wording;
 use crate::error::TrainError;
 use crate::golden;
 use crate::job::{Job, Kind};
@@ -97,9 +98,9 @@ fn prompts(job: &Job, dir: &Path) -> Result<(), TrainError> {
         ("document", &job.passage_instruction_for_retrieval, &job.passage_instruction_format),
     ];
     for (name, instruction, format) in instructions {
+        let wording = Wording { instruction: instruction.clone(), format: format.clone() };
         // What comes before the text: a prompt has no place behind it.
-        let prompt = instruction.as_ref().map(|instruction| format.replacen("{}", instruction, 1));
-        let before = prompt.as_deref().and_then(|prompt| prompt.split("{}").next()).unwrap_or_default();
+        let before = wording.around().map(|(before, _)| before).unwrap_or_default();
         config["prompts"][name] = json!(before);
     }
     if config.get("default_prompt_name").is_none() {
@@ -130,4 +131,32 @@ fn file(dir: &Path, name: &str, value: &Value) -> Result<(), TrainError> {
     fs::create_dir_all(around).map_err(|source| TrainError::io(around, source))?;
     checkpoint::write(&path, &checkpoint::json(value))?;
     sync(around)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(query: &Value, expected: &str) {
+        let (model, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut job =
+            json!({ "kind": "embedder", "model": model.path(), "output_dir": "o", "train_data": ["d"] });
+        for (field, value) in query.as_object().unwrap() {
+            job[format!("query_instruction_{field}")] = value.clone();
+        }
+        prompts(&serde_json::from_value(job).unwrap(), dir.path()).unwrap();
+        let written = initial(dir.path(), "config_sentence_transformers.json").unwrap().unwrap();
+        assert_eq!(written["prompts"], json!({ "query": expected, "document": "" }));
+    }
+
+    #[test]
+    fn a_prompt_is_what_was_put_before_the_text() {
+        check(&json!({}), "");
+        check(&json!({ "for_retrieval": "Ask: " }), "Ask: ");
+        check(&json!({ "for_retrieval": "Ask", "format": "<{}>\n{}" }), "<Ask>\n");
+        check(&json!({ "for_retrieval": "Ask", "format": "{0}: {1}" }), "Ask: ");
+        check(&json!({ "for_retrieval": "Ask", "format": "{{{1}}} {0}" }), "{");
+        check(&json!({ "for_retrieval": "Fill {} in: " }), "Fill {} in: ");
+    }
 }

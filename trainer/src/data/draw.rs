@@ -107,6 +107,14 @@ impl Wording {
         self.word(None, text)
     }
 
+    /// What is put before a text and behind it; `None` where the format has no place for one.
+    #[must_use]
+    pub fn around(&self) -> Option<(String, String)> {
+        // No instruction holds it.
+        const TEXT: &str = "\u{0}";
+        self.text(TEXT).split_once(TEXT).map(|(before, behind)| (before.to_owned(), behind.to_owned()))
+    }
+
     /// The text behind `own`, or behind the instruction where there is none.
     fn word(&self, own: Option<&str>, text: &str) -> String {
         match own.or(self.instruction.as_deref()) {
