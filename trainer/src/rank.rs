@@ -295,7 +295,7 @@ impl<'a, C: Collective> Run<'a, C> {
             teach: self.job.use_self_distill
                 && i64::try_from(self.state.micro_step).is_ok_and(|now| now > start),
         };
-        let teacher = teacher(&micro.groups);
+        let teacher = self.teacher(micro)?;
         if self.job.kind == Kind::Reranker {
             let mut pairs = Vec::new();
             for group in &micro.groups {
@@ -319,6 +319,18 @@ impl<'a, C: Collective> Run<'a, C> {
         };
         let tokens = batch.queries.tokens() + batch.passages.tokens();
         Ok((step.texts(&batch, &moment)?, tokens))
+    }
+
+    /// The teacher's scores, where all of the batch have some: of batches of one file that of all ranks, which exchange them.
+    fn teacher(&self, micro: &Micro) -> Result<Option<Vec<f64>>, TrainError> {
+        let own = teacher(&micro.groups);
+        if !(self.job.knowledge_distillation && self.job.same_dataset_within_batch) {
+            return Ok(own);
+        }
+        let lacking = Tensor::f_from_slice(&[f32::from(u8::from(own.is_none()))])?;
+        self.world.sum(&lacking)?;
+        let all_have = lacking.f_double_value(&[0])? < 0.5;
+        Ok(own.filter(|_| all_have))
     }
 
     /// Says how good the model is, and whether it is better than it ever was; nothing where there is no data for it.

@@ -66,11 +66,12 @@ impl Example {
     /// A rank's batch of the file that this example begins, where batches are of one file.
     #[must_use]
     pub fn batch(&self, usual: usize) -> usize {
-        match (self.batch_size, self.kind.as_deref()) {
+        let batch = match (self.batch_size, self.kind.as_deref()) {
             (Some(size), _) => size,
             (None, Some(kind)) if kind.contains("symmetric") => usual / 2,
             (None, _) => usual,
-        }
+        };
+        batch.max(1)
     }
 }
 
@@ -262,5 +263,8 @@ mod tests {
         let batch = |kind, own| Example { batch_size: own, ..example(kind, 1, None) }.batch(16);
         assert_eq!((batch(None, None), batch(None, Some(5)), batch(Some("retrieval"), None)), (16, 5, 16));
         assert_eq!((batch(Some("symmetric_sts"), None), batch(Some("symmetric_sts"), Some(5))), (8, 5));
+        // Half of one query is one, and so is what is no batch.
+        let least = [example(Some("symmetric_sts"), 1, None).batch(1), batch(None, Some(0))];
+        assert_eq!(least, [1, 1]);
     }
 }

@@ -118,7 +118,7 @@ impl BySet {
         for &set in &self.order {
             let Set { examples, batch, own_group } = &mut self.sets[set];
             self.generator.shuffle(examples);
-            let full = examples.chunks_exact((*batch * self.ranks).max(1));
+            let full = examples.chunks_exact(batch.saturating_mul(self.ranks).max(1));
             rounds.extend(full.map(|examples| Round { examples: examples.to_vec(), own_group: *own_group }));
         }
         self.generator.shuffle(&mut rounds);

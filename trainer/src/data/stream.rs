@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::corpus::Corpus;
-use super::draw::{Drawing, Group};
-use super::order::{BySet, Mixed};
+use super::draw::{Custom, Drawing, Group};
+use super::order::{BySet, Mixed, Round};
 use super::python::Random;
 use crate::error::TrainError;
 
@@ -66,8 +66,18 @@ pub struct Stream {
     epoch: u64,
     /// Micro steps of it that were read.
     done: usize,
-    /// Those that were not: examples, and whether negatives are the own group's alone.
-    ahead: VecDeque<(Vec<usize>, bool)>,
+    /// Those that were not.
+    ahead: VecDeque<Ahead>,
+}
+
+/// A micro step that was not read yet.
+#[derive(Clone, Debug, Default)]
+struct Ahead {
+    examples: Vec<usize>,
+    /// Whether negatives are the own group's alone.
+    own_group: bool,
+    /// The first example of all ranks', where batches are of one file: groups of all ranks are of its size.
+    first: Option<usize>,
 }
 
 impl Stream {
@@ -127,12 +137,15 @@ impl Stream {
         if self.ahead.is_empty() {
             self.turn();
         }
-        let (examples, own_group) = self.ahead.pop_front().unwrap_or_default();
+        let Ahead { examples, own_group, first } = self.ahead.pop_front().unwrap_or_default();
         self.done += 1;
         let read = examples.iter().map(|&index| self.corpus.read(index)).collect::<Result<Vec<_>, _>>()?;
-        let size = match (&self.order, read.first()) {
-            (Order::BySet(_), Some(first)) => first.group_size(self.reading.group_size),
-            (Order::BySet(_) | Order::Mixed(_), _) => self.reading.group_size,
+        let usual = self.reading.group_size;
+        let size = match (first, self.drawing.custom) {
+            (None, _) => usual,
+            // Ranks that disagree cannot exchange their passages.
+            (Some(first), Custom::Ours) => self.corpus.read(first)?.group_size(usual),
+            (Some(_), Custom::FlagEmbedding) => read.first().map_or(usual, |own| own.group_size(usual)),
         };
         let mut groups = Vec::with_capacity(read.len());
         for (&index, example) in examples.iter().zip(&read) {
@@ -148,15 +161,20 @@ impl Stream {
         self.ahead = self.rounds();
     }
 
-    fn rounds(&mut self) -> VecDeque<(Vec<usize>, bool)> {
+    fn rounds(&mut self) -> VecDeque<Ahead> {
         let Reading { rank, ranks, .. } = self.reading;
         match &mut self.order {
             Order::Mixed(mixed) => {
-                mixed.epoch(self.epoch, rank).into_iter().map(|examples| (examples, false)).collect()
+                let batches = mixed.epoch(self.epoch, rank).into_iter();
+                batches.map(|examples| Ahead { examples, ..Ahead::default() }).collect()
             }
             Order::BySet(sets) => {
-                let rounds = sets.epoch().into_iter();
-                rounds.map(|round| (round.of(rank, ranks).to_vec(), round.own_group)).collect()
+                let ahead = |round: Round| Ahead {
+                    examples: round.of(rank, ranks).to_vec(),
+                    own_group: round.own_group,
+                    first: round.examples.first().copied(),
+                };
+                sets.epoch().into_iter().map(ahead).collect()
             }
         }
     }

@@ -155,6 +155,27 @@ fn cross_encoders_and_batches_by_file_are_trained_too() {
     assert_eq!(only(run(&job(dir.path(), &more), 2), "step").len(), 4);
 }
 
+/// Lines of one file that differ in what ranks must agree on to exchange anything.
+#[test]
+fn ranks_agree_on_the_batches_of_a_file() {
+    let (dir, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let line = |at: usize| {
+        let negatives: Vec<String> = (0..=at % 4).map(|n| format!("the moss {n} of {at}")).collect();
+        let mut line = json!({"query": format!("fern {at}"), "pos": ["a fern"], "neg": negatives});
+        if at.is_multiple_of(3) {
+            line["pos_scores"] = json!([1.5]);
+            line["neg_scores"] = json!(vec![0.5; negatives.len()]);
+        }
+        line["type"] = json!("symmetric_class");
+        format!("{line}\n")
+    };
+    let file = data.path().join("lines.jsonl");
+    fs::write(&file, (0..12).map(line).collect::<String>()).unwrap();
+    let more = json!({"train_data": [file], "same_dataset_within_batch": true, "knowledge_distillation": true,
+        "per_device_train_batch_size": 1, "train_group_size": 4, "gradient_accumulation_steps": 1, "max_steps": 8});
+    assert_eq!(only(run(&job(dir.path(), &more), 2), "step").len(), 8);
+}
+
 #[test]
 fn negatives_are_chosen_with_a_guide() {
     let dir = tempfile::tempdir().unwrap();
