@@ -2,7 +2,9 @@
 
 mod evaluation;
 mod fetched;
+mod idle;
 mod options;
+mod sentences;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,6 +16,8 @@ use crate::error::TrainError;
 use crate::loss::{Contrast, Distillation, GradientScale, Negatives};
 use crate::optimizer;
 use crate::schedule::Shape;
+
+use sentences::{count, only_for, positive};
 
 pub use evaluation::EvaluationData;
 
@@ -264,12 +268,14 @@ impl Job {
         let big = 1e9;
         [
             self.train_data.is_empty().then(|| "train_data names no file".to_owned()),
-            positive("train_group_size", self.train_group_size),
+            count("train_group_size", self.train_group_size),
             positive("query_max_len", self.query_max_len),
             positive("passage_max_len", self.passage_max_len),
-            positive("per_device_train_batch_size", self.per_device_train_batch_size),
+            count("per_device_train_batch_size", self.per_device_train_batch_size),
+            positive("max_example_num_per_dataset", self.max_example_num_per_dataset),
             positive("gradient_accumulation_steps", self.gradient_accumulation_steps),
             self.gradient_cache_chunk.and_then(|chunk| positive("gradient_cache_chunk", chunk)),
+            positive("num_train_epochs", usize::try_from(self.num_train_epochs).unwrap_or(1)),
             self.max_steps.and_then(|steps| positive("max_steps", usize::try_from(steps).unwrap_or(1))),
             positive("save_steps", usize::try_from(self.save_steps).unwrap_or(1)),
             positive("save_total_limit", self.save_total_limit),
@@ -298,6 +304,7 @@ impl Job {
         .chain(self.evaluation_faults())
         .chain(self.sifting_faults())
         .chain(self.lora_faults())
+        .chain(self.idle_faults())
         .collect()
     }
 
@@ -433,16 +440,6 @@ impl Job {
     }
 }
 
-/// What is wrong with a number that is to be at least 1.
-fn positive(field: &str, value: usize) -> Option<String> {
-    (value == 0).then(|| format!("{field} is 0, at least 1 is wanted"))
-}
-
-/// What is wrong with a field that is given where it means nothing.
-fn only_for(field: &str, given: bool, wanted: &str, there: bool) -> Option<String> {
-    (given && !there).then(|| format!("{field} is only for {wanted}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -473,6 +470,20 @@ mod tests {
             assert!(faults.iter().any(|fault| fault.starts_with(field)), "{field}: {faults:?}");
         }
         assert_eq!(faults.len(), 5);
+        // Numbers that nothing could be made of in any memory or time.
+        let more = r#", "train_group_size": 1000000000000, "per_device_train_batch_size": 18446744073709551615,
+            "use_lora": true, "lora_rank": 1000000000, "num_train_epochs": 0, "max_example_num_per_dataset": 0"#;
+        let faults = job(more).unwrap().faults();
+        for (field, bound) in [
+            ("train_group_size", "at most 1048576"),
+            ("per_device_train_batch_size", "at most 1048576"),
+            ("lora_rank", "from 1 to 4096"),
+            ("num_train_epochs", "at least 1"),
+            ("max_example_num_per_dataset", "at least 1"),
+        ] {
+            let told = faults.iter().any(|fault| fault.starts_with(field) && fault.contains(bound));
+            assert!(told, "{field}: {faults:?}");
+        }
         assert!(job(r#", "temprature": 1"#).unwrap_err().to_string().contains("temprature"));
     }
 }

@@ -47,6 +47,31 @@ fn of_fields_and_files() -> Vec<Case> {
             "pos_scores",
         ),
         (json!({ "guide_model": "../elsewhere" }), &["guide_model"], "not below a data root"),
+        // Numbers that would take the trainer with them.
+        (
+            json!({ "per_device_train_batch_size": 1_000_000_000_000_u64 }),
+            &["per_device_train_batch_size"],
+            "at most 1048576",
+        ),
+        (json!({ "use_lora": true, "lora_rank": 1_000_000_000 }), &["lora_rank"], "from 1 to 4096"),
+        (json!({ "timeout_seconds": u64::MAX }), &["timeout_seconds"], "from 1 to 31536000"),
+        (
+            json!({ "train_data": ["sized.jsonl"], "same_dataset_within_batch": true }),
+            &["train_data"],
+            "do not fill",
+        ),
+        // Settings that would change nothing.
+        (json!({ "lora_rank": 8 }), &["lora_rank"], "only for jobs with use_lora"),
+        (
+            json!({ "mrl_dims": [8, 33] }),
+            &["mrl_dims"],
+            "it has 33, and the model's vectors have 32 dimensions",
+        ),
+        (
+            json!({ "query_instruction_format": "Query: " }),
+            &["query_instruction_format"],
+            "no place for the text",
+        ),
     ]
 }
 
@@ -94,7 +119,6 @@ fn of_all_together() -> Vec<Case> {
             &["train_data"],
             "1 examples do not fill one batch on each of 2 ranks",
         ),
-        (json!({ "evaluation": { "split": 1e-9 } }), &["evaluation"], "holds out no question"),
         // What depends on a field that is wrong is not held against another one.
         (json!({ "sentence_pooling_method": "max" }), &["sentence_pooling_method"], "wanted is cls, mean"),
         (
@@ -103,6 +127,23 @@ fn of_all_together() -> Vec<Case> {
             "it is 1000",
         ),
         (json!({ "use_lora": true, "lora_rank": 0 }), &["lora_rank"], "lora_rank"),
+    ]
+}
+
+fn of_evaluations() -> Vec<Case> {
+    vec![
+        (json!({ "evaluation": { "split": 1e-9 } }), &["evaluation"], "holds out no question"),
+        (
+            json!({ "evaluation":
+                { "corpus": "torn.jsonl", "queries": "empty.jsonl", "qrels": "plain.jsonl", "sts": "plain.jsonl" } }),
+            &["evaluation.corpus", "evaluation.queries", "evaluation.sts"],
+            "there is no text in it",
+        ),
+        (
+            json!({ "evaluation": { "splt": 0.1, "sts": "nowhere.tsv" }, "eval_steps": 2 }),
+            &["evaluation.splt"],
+            "no such field",
+        ),
     ]
 }
 
@@ -116,7 +157,11 @@ async fn bad_jobs_are_refused_by_field() {
     fs::write(scene.data().join("bare.jsonl"), r#"{"query": "q", "pos": ["p"]}"#).unwrap();
     fs::write(scene.data().join("plain.jsonl"), line).unwrap();
     fs::write(scene.data().join("empty.jsonl"), "\n").unwrap();
-    for (more, named, part) in of_fields_and_files().into_iter().chain(of_all_together()) {
+    let sized = line.replace('}', ", \"batch_size\": 18446744073709551615}");
+    fs::write(scene.data().join("sized.jsonl"), sized).unwrap();
+    for (more, named, part) in
+        of_fields_and_files().into_iter().chain(of_all_together()).chain(of_evaluations())
+    {
         let refused = scene.submit("bad", &job(&more)).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "{more}: {refused}");
         let (mut found, mut named) = (fields(&refused), named.to_vec());

@@ -7,8 +7,9 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::metrics::Ranked;
-use super::{DEPTH, Embed, List, QUERIES, Role, Score};
+use super::{DEPTH, Embed, List, Misread, QUERIES, Role, Score, first};
 use crate::error::TrainError;
+use crate::job::Kind;
 
 /// Texts that are searched, and what answers each query.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -37,7 +38,31 @@ impl Judged {
     /// # Errors
     /// [`TrainError::Io`]; [`TrainError::Format`] names the line.
     pub fn read(corpus: &Path, queries: &Path, qrels: &Path) -> Result<Self, TrainError> {
-        let (passages, asked) = (texts(corpus)?, texts(queries)?);
+        Self::read_all([corpus, queries, qrels]).map_err(first)
+    }
+
+    /// As [`Judged::read`].
+    ///
+    /// # Errors
+    /// As [`Judged::read`], of each file that is wrong, with its field.
+    pub(super) fn read_all([corpus, queries, qrels]: [&Path; 3]) -> Result<Self, Vec<Misread>> {
+        match (texts(corpus), texts(queries)) {
+            (Ok(passages), Ok(asked)) => {
+                Self::judge((passages, asked), qrels).map_err(|error| vec![("evaluation.qrels", error)])
+            }
+            (passages, asked) => {
+                let judged = fs::File::open(qrels).map_err(|source| TrainError::io(qrels, source));
+                let wrong = [
+                    passages.err().map(|error| ("evaluation.corpus", error)),
+                    asked.err().map(|error| ("evaluation.queries", error)),
+                    judged.err().map(|error| ("evaluation.qrels", error)),
+                ];
+                Err(wrong.into_iter().flatten().collect())
+            }
+        }
+    }
+
+    fn judge((passages, asked): (Texts, Texts), qrels: &Path) -> Result<Self, TrainError> {
         let places: HashMap<&str, usize> =
             passages.iter().enumerate().map(|(at, (id, _))| (id.as_str(), at)).collect();
         let mut grades: HashMap<String, BTreeMap<usize, f64>> = HashMap::new();
@@ -126,6 +151,14 @@ impl Judged {
         Ok(self.grades.iter().map(&mut order).collect())
     }
 
+    /// Itself, if it tells models of `kind` apart; `field` is where it came from.
+    pub(super) fn fit(self, kind: Kind, field: &'static str) -> Result<Self, Vec<Misread>> {
+        match kind {
+            Kind::Embedder => Ok(self),
+            Kind::Reranker => self.to_be_ordered(field).map_err(|error| vec![(field, error)]),
+        }
+    }
+
     /// Itself, where there is for each query an answer, and something else to be told from it. `field` is where it came
     /// from.
     ///
@@ -150,7 +183,10 @@ fn answers(grades: &BTreeMap<usize, f64>) -> impl Iterator<Item = f64> {
     grades.values().copied().filter(|grade| *grade > 0.0)
 }
 
-fn texts(path: &Path) -> Result<Vec<(String, String)>, TrainError> {
+/// Names of texts, and they.
+type Texts = Vec<(String, String)>;
+
+fn texts(path: &Path) -> Result<Texts, TrainError> {
     let lines = fs::read_to_string(path).map_err(|source| TrainError::io(path, source))?;
     let lines = lines.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let read = |(at, line): (usize, &str)| {

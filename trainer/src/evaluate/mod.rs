@@ -37,6 +37,15 @@ const QUERIES: i64 = 64;
 /// Numbers by the names that the field gives them, such as `ndcg_at_10`; higher is better.
 pub type Metrics = BTreeMap<String, f64>;
 
+/// A field of an evaluation, and what is wrong with what it names.
+pub type Misread = (&'static str, TrainError);
+
+/// Of all that is wrong, the first.
+fn first(wrong: Vec<Misread>) -> TrainError {
+    let first = wrong.into_iter().next().map(|(_, error)| error);
+    first.unwrap_or_else(|| TrainError::Unsupported("an evaluation cannot be read".to_owned()))
+}
+
 /// Somebody who makes vectors of texts.
 pub trait Embed {
     /// A row per text, `[texts, dimensions]`, f32, ready to be compared by inner product.
@@ -89,22 +98,38 @@ impl Evaluation {
     /// [`TrainError::Io`]; [`TrainError::Format`] names the file and the line; [`TrainError::Unsupported`] where a reranker
     /// cannot be told by it.
     pub fn read(data: &EvaluationData, held: &Corpus, kind: job::Kind) -> Result<Self, TrainError> {
-        let (judged, field) = match data.judged() {
-            Some([corpus, queries, qrels]) => {
-                (Some(Judged::read(corpus, queries, qrels)?), "evaluation.qrels")
+        Self::read_all(data, held, kind).map_err(first)
+    }
+
+    /// As [`Evaluation::read`].
+    ///
+    /// # Errors
+    /// As [`Evaluation::read`], all that is wrong, with the field of each.
+    pub fn read_all(data: &EvaluationData, held: &Corpus, kind: job::Kind) -> Result<Self, Vec<Misread>> {
+        let reranks = kind == job::Kind::Reranker;
+        let judged = match data.judged() {
+            Some(files) => {
+                Judged::read_all(files).and_then(|judged| judged.fit(kind, "evaluation.qrels")).map(Some)
             }
-            None if data.split.is_some() => (Some(rows_to_judged(held)?), "evaluation.split"),
-            None => (None, ""),
+            None if data.split.is_some() => {
+                let judged = rows_to_judged(held).map_err(|error| vec![("evaluation", error)]);
+                judged.and_then(|judged| judged.fit(kind, "evaluation.split")).map(Some)
+            }
+            None => Ok(None),
         };
-        if kind == job::Kind::Reranker {
-            if data.sts.is_some() {
-                return Err(TrainError::Unsupported("evaluation.sts is only for embedders".to_owned()));
+        let pairs = match &data.sts {
+            Some(_) if reranks => {
+                Err(TrainError::Unsupported("evaluation.sts is only for embedders".to_owned()))
             }
-            let judged = judged.map(|judged| judged.to_be_ordered(field)).transpose()?;
-            return Ok(Self { judged, pairs: None });
+            sts => sts.as_deref().map(Pairs::read).transpose(),
+        };
+        match (judged, pairs) {
+            (Ok(judged), Ok(pairs)) => Ok(Self { judged, pairs }),
+            (judged, pairs) => {
+                let pairs = pairs.err().map(|error| ("evaluation.sts", error));
+                Err(judged.err().into_iter().flatten().chain(pairs).collect())
+            }
         }
-        let pairs = data.sts.as_deref().map(Pairs::read).transpose()?;
-        Ok(Self { judged, pairs })
     }
 
     /// Every metric that there is data for: `ndcg_at_10`, `mrr_at_10`, `recall_at_10`, `recall_at_100`, `map_at_100`;

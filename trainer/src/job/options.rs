@@ -70,7 +70,9 @@ impl Job {
         let Self { lora_rank: rank, lora_alpha: alpha, lora_dropout: dropout, .. } = *self;
         let fixes = self.fix_encoder || self.fix_position_embedding;
         [
-            (rank < 1).then(|| format!("lora_rank is {rank}, at least 1 is wanted")),
+            // No layer is wider.
+            (!(1..=4_096).contains(&rank))
+                .then(|| format!("lora_rank is {rank}, wanted is a number from 1 to 4096")),
             (!alpha.is_finite() || alpha <= 0.0)
                 .then(|| format!("lora_alpha is {alpha}, wanted is a number above 0")),
             (!(0.0..1.0).contains(&dropout))
@@ -136,7 +138,8 @@ mod tests {
     fn adapters_have_a_size_and_products_a_kind() {
         check(r#""bf16": true, "fp16": true"#, &["fp16"]);
         check(r#""use_lora": true, "fp16": true"#, &[]);
-        let bad = r#""lora_rank": 0, "lora_alpha": 0, "lora_dropout": 1, "target_modules": []"#;
+        let bad =
+            r#""use_lora": true, "lora_rank": 0, "lora_alpha": 0, "lora_dropout": 1, "target_modules": []"#;
         check(bad, &["lora_rank", "lora_alpha", "lora_dropout", "target_modules"]);
         check(r#""use_lora": true, "fix_position_embedding": true"#, &["use_lora"]);
     }

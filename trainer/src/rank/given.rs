@@ -14,7 +14,7 @@ use crate::data::{
     Taught, Wording, by_file, files,
 };
 use crate::error::TrainError;
-use crate::evaluate::{Directory, Evaluation, hold_out};
+use crate::evaluate::{Directory, Evaluation, Misread, hold_out};
 use crate::job::{Job, Kind};
 use crate::loss::Vocabulary;
 use crate::objective::Objective;
@@ -66,6 +66,18 @@ impl Trial<'_> {
     /// [`TrainError::Model`].
     pub fn guide(&self) -> Result<(), TrainError> {
         guide(self.0, Device::Cpu).map(drop)
+    }
+
+    /// Reads what the model is evaluated on; what is wrong with it, by field.
+    #[must_use]
+    pub fn evaluation(&self) -> Vec<Misread> {
+        let Some(data) = &self.0.evaluation else { return Vec::new() };
+        match parts(self.0) {
+            Ok((_, held)) => {
+                Evaluation::read_all(data, &Corpus::new(held), self.0.kind).err().unwrap_or_default()
+            }
+            Err(error) => vec![("evaluation", error)],
+        }
     }
 
     /// Cuts the data into batches for so many ranks.
@@ -213,7 +225,7 @@ pub(super) fn objective(job: &Job, collator: &Collator) -> Result<Objective, Tra
 
 pub(super) fn schedule(job: &Job, micro_steps: usize) -> Schedule {
     let per_epoch = micro_steps.div_ceil(job.gradient_accumulation_steps) as u64;
-    let steps = job.max_steps.unwrap_or(per_epoch * job.num_train_epochs);
+    let steps = job.max_steps.unwrap_or(per_epoch.saturating_mul(job.num_train_epochs));
     let warmup = Schedule::warmup_steps(job.warmup_steps, steps);
     Schedule { peak: job.learning_rate, warmup, steps, shape: job.lr_scheduler_type }
 }
@@ -248,7 +260,8 @@ pub(super) fn stream(job: &Job, place: Place) -> Result<(Stream, Corpus), TrainE
     let (corpus, order) = if job.same_dataset_within_batch {
         let thresholds = by_file::Thresholds { small: job.small_threshold, dropped: job.drop_threshold };
         let (sets, corpus) = by_file::sets(named, batch, thresholds)?;
-        for set in sets.iter().filter(|set| rank == 0 && set.examples.len() < set.batch * ranks) {
+        for set in sets.iter().filter(|set| rank == 0 && set.examples.len() < set.batch.saturating_mul(ranks))
+        {
             let (first, count) = (set.examples.first().copied().unwrap_or(0), set.examples.len());
             let what =
                 format!("{count} examples that begin here fill no batch on {ranks} ranks: none is read");

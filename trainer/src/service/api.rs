@@ -11,8 +11,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
+use super::fields::Fault;
 use super::foreman::{Look, Shop};
-use super::spec::Fault;
 use super::wire::{self, Detail};
 
 /// Between two looks at a job that is watched.

@@ -14,13 +14,14 @@ use tokio_util::task::TaskTracker;
 
 use super::attempt::{self, End, Watch};
 use super::devices::Share;
+use super::fields::{Fault, Faults};
 use super::gateway::Gateways;
 use super::handover::{self, Undelivered};
 use super::journal::Journal;
 use super::ranks::Plan;
 use super::root::Roots;
 use super::shelf::Shelf;
-use super::spec::{Fault, Faults, Spec};
+use super::spec::Spec;
 use crate::checkpoint;
 
 /// Between an attempt that died and the next.

@@ -9,6 +9,7 @@ mod api;
 mod attempt;
 mod config;
 mod devices;
+mod fields;
 mod foreman;
 mod gateway;
 mod handover;
@@ -23,6 +24,7 @@ mod spec;
 mod wire;
 
 pub use config::{Config, InvalidConfig, ServeArgs, set_up_models};
+pub use fields::Fault;
 pub use ranks::TRY_AGAIN;
 pub use serve::{Failure, serve};
-pub use spec::{EXAMPLE, Fault, Gate, Publish, Spec};
+pub use spec::{EXAMPLE, Gate, Publish, Spec};

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use model::{Checkpoint, Overrides};
+use model::{Checkpoint, Overrides, Pooling};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::fields::{Fault, Faults, each, fault};
 use super::shelf::{Shelf, Wanted};
 use crate::data::{Example, JsonLines, files};
 use crate::error::TrainError;
@@ -19,6 +20,8 @@ pub const EXAMPLE: &str = include_str!("../../job.yaml");
 const LINES: usize = 200_000;
 /// Faults of a file that are told.
 const TOLD: usize = 5;
+/// Seconds. What waits longer overflows clocks.
+const A_YEAR: u64 = 31_536_000;
 /// Longest document.
 const BYTES: usize = 64 << 10;
 
@@ -64,46 +67,6 @@ pub struct Gate {
     /// By more than this.
     #[serde(default)]
     pub margin: f64,
-}
-
-/// What is wrong with a field.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// The field.
-    pub field: String,
-    /// What is wrong with it.
-    pub reason: String,
-}
-
-/// All that is wrong with a document.
-#[derive(Clone, Debug, Default)]
-pub struct Faults(Vec<Fault>);
-
-impl Faults {
-    /// Takes note of one.
-    #[allow(clippy::needless_pass_by_value, reason = "sentences are made on the spot")]
-    pub fn note(&mut self, field: &str, reason: impl ToString) {
-        self.0.push(Fault { field: field.to_owned(), reason: reason.to_string() });
-    }
-
-    /// Whether something is wrong with one of `fields`, or with a part of it.
-    #[must_use]
-    pub fn concern(&self, fields: &[&str]) -> bool {
-        let is_part = |part: &str| part.is_empty() || part.starts_with(['.', '[']);
-        let concerns = |fault: &Fault, field: &str| fault.field.strip_prefix(field).is_some_and(is_part);
-        self.0.iter().any(|fault| fields.iter().any(|field| concerns(fault, field)))
-    }
-
-    /// `value`, if nothing is wrong.
-    ///
-    /// # Errors
-    /// All that is.
-    pub fn or<T>(self, value: Option<T>) -> Result<T, Vec<Fault>> {
-        match value {
-            Some(value) if self.0.is_empty() => Ok(value),
-            _ => Err(self.0),
-        }
-    }
 }
 
 /// What stands beside the job's own fields.
@@ -168,7 +131,7 @@ impl Spec {
         }
         let (beside, own) =
             fields.into_iter().partition::<Map<_, _>, _>(|(key, _)| BESIDE.contains(&key.as_str()));
-        let beside = each::<Beside>(&beside, &Map::new(), faults);
+        let beside = each::<Beside>(&beside, &Map::new(), "", faults);
         let needed = json!({ "kind": "embedder", "model": ".", "train_data": [], "output_dir": output });
         let Value::Object(needed) = needed else { unreachable!("it is written as one") };
         for field in ["kind", "model", "train_data"] {
@@ -176,12 +139,13 @@ impl Spec {
                 faults.note(field, "it is missing");
             }
         }
-        let job = each::<Job>(&own, &needed, faults);
+        let job = each::<Job>(&own, &needed, "", faults);
         let Beside { ranks, timeout_seconds, max_restarts, publish } = beside?;
         let spec = Self { ranks, timeout_seconds, max_restarts, publish, job: job? };
-        // What has no value of its own is looked at with a stand-in's, which may be wrong in another way.
-        let more: Vec<Fault> =
-            spec.faults().into_iter().filter(|more| !faults.concern(&[&more.field])).collect();
+        // What has no value of its own is looked at with a stand-in's, which may be wrong in another way, and in the way
+        // of others.
+        let is_known = |more: &Fault| !faults.concern(&[&more.field]) && !faults.is_why(more);
+        let more: Vec<Fault> = spec.faults().into_iter().filter(is_known).collect();
         faults.0.extend(more);
         Some(spec)
     }
@@ -192,8 +156,9 @@ impl Spec {
         if self.ranks == 0 {
             faults.push(fault("ranks", "it is 0, at least 1 is wanted"));
         }
-        if self.timeout_seconds == 0 {
-            faults.push(fault("timeout_seconds", "it is 0, at least 1 is wanted"));
+        if !(1..=A_YEAR).contains(&self.timeout_seconds) {
+            let reason = format!("it is {}, wanted is a number from 1 to {A_YEAR}", self.timeout_seconds);
+            faults.push(fault("timeout_seconds", reason));
         }
         let Some(publish) = &self.publish else { return faults };
         if let Err(error) = cluster::Name::parse(publish.alias.as_str()) {
@@ -207,7 +172,7 @@ impl Spec {
         }
         if let Some(gate) = &publish.gate {
             if self.job.evaluation.is_none() {
-                faults.push(fault("publish.gate", "there is no evaluation to compare by"));
+                faults.push(fault("publish.gate", "it is only for jobs with an evaluation"));
             }
             let known = Job { metric_for_best_model: gate.metric.clone(), ..self.job.clone() };
             if let Some(sentence) = known.faults().iter().find(|it| it.starts_with("metric_for_best_model")) {
@@ -284,10 +249,10 @@ impl Spec {
         {
             faults.note("train_data", told(error));
         }
-        if !faults.concern(&["evaluation", "kind"])
-            && let Err(error) = rank::evaluation(&self.job)
-        {
-            faults.note("evaluation", told(error));
+        if !faults.concern(&["evaluation", "kind"]) {
+            for (field, error) in rank::Trial(&self.job).evaluation() {
+                faults.note(field, told(error));
+            }
         }
     }
 
@@ -297,9 +262,17 @@ impl Spec {
             return;
         }
         let (job, told) = (&self.job, |error: TrainError| self.job.retold(&error.to_string()));
-        let overrides = Overrides { pooling: job.pooling().ok(), max_tokens: None };
-        if let Err(error) = Checkpoint::open(&job.model, &overrides) {
-            return faults.note("model", job.retold(&error.to_string()));
+        let overrides = Overrides { pooling: Some(job.pooling().unwrap_or(Pooling::Cls)), max_tokens: None };
+        let dimensions = match Checkpoint::open(&job.model, &overrides) {
+            Ok(checkpoint) => checkpoint.card().dimensions,
+            Err(error) => return faults.note("model", job.retold(&error.to_string())),
+        };
+        let beyond = |dims: &&i64| usize::try_from(**dims).is_ok_and(|dims| dims > dimensions);
+        if let Some(dims) = job.mrl_dims.iter().find(beyond).filter(|_| dimensions > 0) {
+            faults.note(
+                "mrl_dims",
+                format!("it has {dims}, and the model's vectors have {dimensions} dimensions"),
+            );
         }
         if faults.concern(&["kind"]) {
             return;
@@ -382,11 +355,6 @@ impl Spec {
     }
 }
 
-#[allow(clippy::needless_pass_by_value, reason = "sentences are made on the spot")]
-fn fault(field: &str, reason: impl ToString) -> Fault {
-    Fault { field: field.to_owned(), reason: reason.to_string() }
-}
-
 /// A sentence that begins with its field, apart.
 fn named(sentence: &str) -> Fault {
     let (field, reason) = sentence.split_once(' ').unwrap_or((sentence, ""));
@@ -395,30 +363,6 @@ fn named(sentence: &str) -> Fault {
 
 fn first_line(error: &impl ToString) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()
-}
-
-/// `fields` over `needed` as a `T`; of those that are no part of one, or not as they should be, each is named.
-fn each<T: for<'de> Deserialize<'de>>(
-    fields: &Map<String, Value>,
-    needed: &Map<String, Value>,
-    faults: &mut Faults,
-) -> Option<T> {
-    let mut all = needed.clone();
-    for (field, value) in fields {
-        let mut alone = needed.clone();
-        alone.insert(field.clone(), value.clone());
-        match serde_json::from_value::<T>(Value::Object(alone)) {
-            Ok(_) => {
-                all.insert(field.clone(), value.clone());
-            }
-            Err(error) => {
-                let text = error.to_string();
-                let unknown = text.starts_with(&format!("unknown field `{field}`"));
-                faults.note(field, if unknown { "there is no such field" } else { text.as_str() });
-            }
-        }
-    }
-    serde_json::from_value(Value::Object(all)).ok()
 }
 
 #[cfg(test)]
@@ -462,9 +406,35 @@ mod tests {
             ["publish.alias", "publish.new_space", "publish.gate", "publish.gate.metric"]
         );
         assert_eq!(faults(&format!("{LEAST}output_dir: /etc\n")), ["output_dir"]);
+        let two = "query_instruction_for_rerank: a\nquery_instruction_for_retrieval: b\n";
+        assert_eq!(faults(&format!("{LEAST}{two}")), ["query_instruction_for_retrieval"]);
+        for long in ["timeout_seconds: 18446744073709551615\n", "timeout_seconds: 0\n"] {
+            assert_eq!(faults(&format!("{LEAST}{long}")), ["timeout_seconds"]);
+        }
         for no_mapping in ["", "- a\n", "kind: [", "3"] {
             assert_eq!(faults(no_mapping), ["spec"], "{no_mapping:?}");
         }
+    }
+
+    #[test]
+    fn fields_within_fields_are_told_at_once_too() {
+        let evaluation = "evaluation: {splt: 0.1, sts: 3}\n";
+        assert_eq!(faults(&format!("{LEAST}{evaluation}")), ["evaluation.splt", "evaluation.sts"]);
+        let publish = "publish: {promote: soon, gate: {metrik: f1, margin: wide}, to: x}\n";
+        assert_eq!(
+            faults(&format!("{LEAST}{publish}")),
+            ["publish.alias", "publish.gate.margin", "publish.gate.metrik", "publish.promote", "publish.to"]
+        );
+        assert_eq!(faults(&format!("{LEAST}publish: docs\nevaluation: [a]\n")), ["publish", "evaluation"]);
+    }
+
+    #[test]
+    fn what_is_for_a_wrong_field_is_not_held_against_it() {
+        let more = "evaluation: {splt: 0.1}\neval_steps: 5\nload_best_model_at_end: true\n\
+                    publish: {alias: a, gate: {}}\nuse_lora: very\nlora_rank: 8\n";
+        assert_eq!(faults(&format!("{LEAST}{more}")), ["evaluation.splt", "use_lora"]);
+        let alone = "eval_steps: 5\npublish: {alias: a, gate: {}}\nlora_rank: 8\n";
+        assert_eq!(faults(&format!("{LEAST}{alone}")), ["eval_steps", "lora_rank", "publish.gate"]);
     }
 
     #[test]
