@@ -3,14 +3,18 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use tracing::Level;
 use tracing::subscriber::DefaultGuard;
+use tracing::{Dispatch, Level};
+use tracing_subscriber::Registry;
 
 /// What was logged since [`Log::keep`], down to the last detail, ours and that of every library. Of the runtime of a
 /// test it sees everything as long as that has one thread.
 pub(crate) struct Log {
     lines: Lines,
     _kept: DefaultGuard,
+    /// Where a process has one subscriber alone, a place in the code that logs is asked for by the thread that comes there
+    /// first: another test's thread has none, and what it says holds for all threads.
+    _another: Dispatch,
 }
 
 #[derive(Clone, Default)]
@@ -18,14 +22,14 @@ struct Lines(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
     pub(crate) fn keep() -> Self {
-        let lines = Lines::default();
+        let (lines, another) = (Lines::default(), Dispatch::new(Registry::default()));
         let writer = lines.clone();
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(Level::TRACE)
             .with_ansi(false)
             .with_writer(move || writer.clone())
             .finish();
-        Self { lines, _kept: tracing::subscriber::set_default(subscriber) }
+        Self { lines, _kept: tracing::subscriber::set_default(subscriber), _another: another }
     }
 
     pub(crate) fn text(&self) -> String {
