@@ -75,6 +75,7 @@ async fn a_worker_that_turns_work_away_because_it_leaves_fails_no_call() {
         leaving.set(|mood| mood.draining = true);
     };
     tokio::join!(load(&gateway, 20), leave);
+    gateway.until(|fleet| fleet.serving().count() == 1).await;
     leaving.take_seen();
     load(&gateway, 1).await;
     assert_eq!(leaving.take_seen().len(), 0, "nothing new goes to a worker that drains");

@@ -55,9 +55,9 @@ async fn the_sooner_answer_is_taken_and_the_other_one_cancelled() {
 async fn no_more_than_a_few_are_asked_for_twice() {
     let workers = workers();
     let gateway = settled(&workers).await;
-    // All are late, by what was usual before.
+    // All are late, by what was usual before, on a noisy machine as well.
     for worker in &workers {
-        worker.set(|mood| mood.takes = Duration::from_millis(300));
+        worker.set(|mood| mood.takes = Duration::from_secs(3));
     }
     let embeddings = gateway.embeddings().await;
     let calls = (0..150).map(|_| {

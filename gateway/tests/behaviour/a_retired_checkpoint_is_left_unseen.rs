@@ -13,18 +13,23 @@ use tonic::{Code, Status};
 use crate::support::gateway::view;
 use crate::support::{FakeWorker, Gateway, assert_vectors, digest, embed, texts};
 
-/// Two workers that are slow with both checkpoints, and a gateway that sends `mini` to `a`.
-async fn slow() -> ([FakeWorker; 2], Gateway) {
+/// Two workers with both checkpoints, and a gateway that sends `mini` to `a`.
+async fn start() -> ([FakeWorker; 2], Gateway) {
     let (old, new) = (digest('a'), digest('b'));
     let workers = ["w1", "w2"].map(|id| FakeWorker::start(id, &[("mini", &old), ("mini", &new)]));
-    for worker in &workers {
-        worker.set(|mood| mood.takes = Duration::from_millis(100));
-    }
     let gateway = Gateway::start(&[&workers[0], &workers[1]]).await;
     (workers, gateway)
 }
 
-/// Moves `mini` to `b`, and has every worker forget `a`, as soon as one of them is at work: what runs on `a` is lost.
+/// Has workers end nothing that they begin from now on.
+fn hold(workers: &[FakeWorker; 2]) {
+    for worker in workers {
+        worker.set(|mood| mood.takes = Duration::from_secs(3_600));
+    }
+}
+
+/// Moves `mini` to `b`, and has every worker forget `a`, as soon as one of them is at work: what runs on `a` is lost. They
+/// are held no more.
 async fn retire(gateway: &Gateway, workers: &[FakeWorker; 2]) {
     while workers.iter().all(|worker| worker.running() == 0) {
         time::sleep(Duration::from_millis(1)).await;
@@ -34,12 +39,14 @@ async fn retire(gateway: &Gateway, workers: &[FakeWorker; 2]) {
         worker.set(|mood| {
             mood.loaded = vec![("mini".into(), digest('b'))];
             mood.loses = vec![digest('a')];
+            mood.takes = Duration::ZERO;
         });
     }
 }
 
 async fn embed_during(request: v1::EmbedRequest) -> Result<v1::EmbedResponse, Status> {
-    let (workers, gateway) = slow().await;
+    let (workers, gateway) = start().await;
+    hold(&workers);
     let mut embeddings = gateway.embeddings().await;
     let (answer, ()) = tokio::join!(embeddings.embed(request), retire(&gateway, &workers));
     let restarts = gateway.metric(r#"beige_gateway_restarts_total{model="mini"}"#).await;
@@ -72,12 +79,13 @@ async fn who_insists_on_the_checkpoint_is_told() {
 
 #[tokio::test]
 async fn a_stream_ends_with_a_reason() {
-    let (workers, gateway) = slow().await;
+    let (workers, gateway) = start().await;
     let (requests, sent) = mpsc::channel(1);
     let mut embeddings = gateway.embeddings().await;
     let mut answers = embeddings.embed_stream(ReceiverStream::new(sent)).await.unwrap().into_inner();
     requests.send(embed(texts(1, 3))).await.unwrap();
     assert_vectors(&answers.message().await.unwrap().unwrap(), &digest('a'), &texts(1, 3));
+    hold(&workers);
     requests.send(embed(texts(1, 3))).await.unwrap();
     let (answer, ()) = tokio::join!(answers.message(), retire(&gateway, &workers));
     let status = answer.unwrap_err();

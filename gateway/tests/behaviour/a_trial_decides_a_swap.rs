@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use cluster::Directory as _;
 use proto::v1;
 use tokio::time;
 use tonic::{Request, Status};
@@ -23,10 +24,10 @@ async fn start(plan: v1::SwapPlan) -> (Cluster, FakeWorker, Gateway, String) {
 }
 
 /// A canary that latency does not end: on a busy machine it says nothing.
-fn canary(per_mille: u32) -> v1::SwapPlan {
+fn canary(per_mille: u32, hold_seconds: u32) -> v1::SwapPlan {
     let canary = v1::CanaryPlan {
         per_mille,
-        hold_seconds: Some(1),
+        hold_seconds: Some(hold_seconds),
         min_calls: Some(20),
         max_p99_ratio: Some(1000.0),
         ..v1::CanaryPlan::default()
@@ -37,6 +38,13 @@ fn canary(per_mille: u32) -> v1::SwapPlan {
 async fn swap(gateway: &Gateway) -> v1::Swap {
     let request = v1::GetSwapRequest { model: "mini".into() };
     gateway.models().await.get_swap(request).await.unwrap().into_inner()
+}
+
+/// Calls that the cluster was told were tried by the checkpoint on trial, too.
+async fn shadowed(cluster: &Cluster) -> u64 {
+    let view = cluster.etcd.directory().list().await.unwrap();
+    let trials = view.gateways.values().filter_map(|gateway| gateway.trials.get("mini"));
+    trials.map(|trial| trial.sample.shadow.calls).sum()
 }
 
 /// Calls as many callers until the swap is in `state`; answers it, and how many calls failed.
@@ -60,7 +68,7 @@ async fn call_until(gateway: &Gateway, state: v1::SwapState) -> (v1::Swap, usize
 
 #[tokio::test]
 async fn for_the_new_checkpoint_where_nothing_speaks_against_it() {
-    let (_cluster, _worker, gateway, new) = start(canary(300)).await;
+    let (_cluster, _worker, gateway, new) = start(canary(300, 1)).await;
     let (swap, failed) = call_until(&gateway, v1::SwapState::Committed).await;
     assert_eq!((swap.to.as_str(), failed), (new.as_str(), 0));
     let seen = swap.comparison.unwrap();
@@ -72,7 +80,8 @@ async fn for_the_new_checkpoint_where_nothing_speaks_against_it() {
 
 #[tokio::test]
 async fn against_it_where_its_calls_fail() {
-    let (_cluster, worker, gateway, new) = start(canary(300)).await;
+    // Nobody would wait for the end of this.
+    let (_cluster, worker, gateway, new) = start(canary(300, 3_600)).await;
     call_until(&gateway, v1::SwapState::Trial).await;
     worker.set(|mood| mood.fails = Some((new.clone(), Status::internal("oh"))));
     let (swap, failed) = call_until(&gateway, v1::SwapState::RolledBack).await;
@@ -92,8 +101,20 @@ async fn against_it_where_its_calls_fail() {
 
 #[tokio::test]
 async fn a_shadow_shows_how_alike_the_answers_are_and_nobody_notices() {
-    let plan = v1::SwapPlan { shadow_per_mille: 1000, shadow_seconds: Some(1), ..v1::SwapPlan::default() };
-    let (_cluster, _worker, gateway, _new) = start(plan).await;
+    let shadow_seconds = Some(3_600);
+    let plan = v1::SwapPlan { shadow_per_mille: 1000, shadow_seconds, ..v1::SwapPlan::default() };
+    let (cluster, _worker, gateway, new) = start(plan).await;
+    let (_, failed) = call_until(&gateway, v1::SwapState::Trial).await;
+    assert_eq!(failed, 0);
+    let mut embeddings = gateway.embeddings().await;
+    while shadowed(&cluster).await == 0 {
+        embeddings.embed(embed(texts(2, 3))).await.unwrap();
+        time::sleep(Duration::from_millis(50)).await;
+    }
+    // That is enough.
+    let plan = Some(v1::SwapPlan::default());
+    let request = v1::PromoteRequest { model: "mini".into(), digest: new, plan };
+    gateway.models().await.promote(request).await.unwrap();
     let (swap, failed) = call_until(&gateway, v1::SwapState::Committed).await;
     assert_eq!(failed, 0);
     let seen = swap.comparison.unwrap();

@@ -25,7 +25,7 @@ async fn a_late_answer_is_deadline_exceeded() {
     gateway.until_metric("beige_gateway_outstanding_tokens", 0.0).await;
     let counted =
         r#"beige_gateway_requests_total{method="beige.v1.Embeddings/Embed",code="DEADLINE_EXCEEDED"}"#;
-    assert_eq!(gateway.metric(counted).await, Some(1.0));
+    gateway.until_metric(counted, 1.0).await;
     gateway.end().await.unwrap();
 }
 
@@ -86,7 +86,7 @@ async fn without_a_deadline_there_is_the_default_one() {
 async fn workers_are_told_what_is_left() {
     let worker = FakeWorker::start("w1", &[("mini", &digest('a'))]);
     let gateway = Gateway::start(&[&worker]).await;
-    assert_eq!(code_under(&gateway, "5S").await, Code::Ok);
+    assert_eq!(code_under(&gateway, "60S").await, Code::Ok);
     let told = worker.take_seen().remove(0).timeout.unwrap();
     let (count, unit) = told.split_at(told.len() - 1);
     let seconds = count.parse::<f64>().unwrap()
@@ -97,6 +97,6 @@ async fn workers_are_told_what_is_left() {
             "n" => 1e-9,
             other => panic!("{other}"),
         };
-    assert!(seconds > 0.0 && seconds < 5.2, "{told}");
+    assert!(seconds > 0.0 && seconds < 60.2, "{told}");
     gateway.end().await.unwrap();
 }

@@ -152,7 +152,8 @@ async fn those_who_connected_and_said_nothing_do_not_hold_it_up() {
 #[tokio::test]
 async fn it_is_not_ready_before_its_socket_closes() {
     let worker = FakeWorker::start("w1", &[("mini", &digest('a'))]);
-    let serving = Serving { settle: Duration::from_secs(1), ..serving() };
+    // Longer than any pause of a noisy machine.
+    let serving = Serving { settle: Duration::from_secs(10), ..serving() };
     let gateway = Gateway::start_with(&[&worker], serving).await;
     gateway.stop.cancel();
     while gateway.ask("/readyz").await.starts_with("HTTP/1.1 200") {}

@@ -94,7 +94,7 @@ async fn so_many_tokens_are_under_way_at_a_time_and_streams_wait_for_room() {
     let worker = FakeWorker::start("w1", &[("mini", &digest('a'))]);
     let small = Key::new("small", "rights = [\"embed\"]\nconcurrent_tokens = 150");
     let gateway = guarded(&worker, &KeyFile::of(&[&small])).await;
-    worker.set(|mood| mood.takes = Duration::from_millis(700));
+    worker.set(|mood| mood.takes = Duration::from_secs(3_600));
     let first = ask(&gateway, &small, hundred());
     let others = async {
         while worker.running() == 0 {
@@ -104,6 +104,9 @@ async fn so_many_tokens_are_under_way_at_a_time_and_streams_wait_for_room() {
         let requests = futures::stream::iter([embed(hundred())]);
         let mut client = gateway.embeddings().await;
         let mut answers = client.embed_stream(small.sign(requests)).await.unwrap().into_inner();
+        // Time to be refused, if it were a call.
+        time::sleep(Duration::from_millis(300)).await;
+        worker.set(|mood| mood.takes = Duration::ZERO);
         answers.message().await.unwrap().expect("a stream waits where a call is refused");
     };
     let (first, ()) = tokio::join!(first, others);

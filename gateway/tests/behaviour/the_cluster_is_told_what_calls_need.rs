@@ -29,7 +29,7 @@ async fn a_call_keeps_its_checkpoint_busy_until_it_is_answered() {
     let worker = worker();
     let gateway = Gateway::start(&[&worker]).await;
     gateway.until_says(|record| record.epochs == epoch(1) && record.busy.is_empty()).await;
-    worker.set(|mood| mood.takes = Duration::from_millis(1500));
+    worker.set(|mood| mood.takes = Duration::from_secs(3_600));
     let mut embeddings = gateway.embeddings().await;
     let call = embeddings.embed(embed(texts(2, 3)));
     let flip = async {
@@ -39,6 +39,7 @@ async fn a_call_keeps_its_checkpoint_busy_until_it_is_answered() {
         gateway.views.send_replace(Arc::new(view(&[&worker], 'b', 2)));
         let record = gateway.until_says(|record| record.epochs == epoch(2)).await;
         assert_eq!(record.busy, BTreeSet::from([of_mini('a')]), "epoch and busy are of one moment");
+        worker.set(|mood| mood.takes = Duration::ZERO);
     };
     let (answer, ()) = tokio::join!(call, flip);
     answer.unwrap();

@@ -16,7 +16,7 @@ use proto::worker::v1 as wire;
 use proto::worker::v1::worker_server::{Worker, WorkerServer};
 use tls::{Door, Refusals, ServerFiles};
 use tokio::runtime::{self, Runtime};
-use tokio::time;
+use tokio::time::{self, Instant};
 use tokio_stream::wrappers::IntervalStream;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
@@ -34,7 +34,7 @@ pub(crate) struct Mood {
     pub(crate) lacks: Vec<String>,
     /// What it forgets over its work, which is then refused, too.
     pub(crate) loses: Vec<String>,
-    /// How long a shard takes.
+    /// How long a shard takes; one that is being worked on, too.
     pub(crate) takes: Duration,
     /// A checkpoint on which a shard takes longer.
     pub(crate) dawdles: Option<(String, Duration)>,
@@ -253,6 +253,9 @@ impl Drop for FakeWorker {
     }
 }
 
+/// How often a fake looks whether its mood has changed.
+const LOOK: Duration = Duration::from_millis(10);
+
 struct Fake(Arc<State>);
 
 /// Counts a shard as being worked on until it is answered or dropped.
@@ -267,6 +270,12 @@ impl Drop for Running {
 impl Fake {
     fn mood(&self) -> Mood {
         self.0.mood.lock().unwrap().clone()
+    }
+
+    /// How long a shard on a checkpoint takes as things are.
+    fn takes(&self, digest: &str) -> Duration {
+        let mood = self.mood();
+        mood.dawdles.filter(|(of, _)| of == digest).map_or(mood.takes, |(_, takes)| takes)
     }
 
     /// Takes a shard in, and works on it for as long as the mood has it.
@@ -295,8 +304,12 @@ impl Fake {
         if !loaded || mood.lacks.contains(&origin.digest) {
             return Err(not_loaded(mood));
         }
-        let dawdles = mood.dawdles.clone().filter(|(digest, _)| *digest == origin.digest);
-        time::sleep(dawdles.map_or(mood.takes, |(_, takes)| takes)).await;
+        let begun = Instant::now();
+        while let left = self.takes(&origin.digest).saturating_sub(begun.elapsed())
+            && !left.is_zero()
+        {
+            time::sleep(left.min(LOOK)).await;
+        }
         let mood = self.mood();
         if mood.loses.contains(&origin.digest) {
             return Err(not_loaded(mood));
