@@ -7,7 +7,7 @@ use model::{Checkpoint, Kind, Overrides};
 use serde_json::{Value, json};
 use tch::Tensor;
 
-use crate::support::{check_refused, golden, job, only, run, run_and_kill, tensors, weights};
+use crate::support::{check_refused, golden, job, killed, only, run, tensors, weights};
 
 fn reranker(model: &str) -> Value {
     json!({"kind": "reranker", "model": golden(&format!("checkpoints/{model}")), "max_steps": 4,
@@ -79,10 +79,7 @@ fn what_is_drawn_goes_by_the_seed_and_outlives_a_crash() {
     assert!(drawn(first.path()) != drawn(other.path()));
     assert!(weights(first.path()) == weights(second.path()));
 
-    let crashed = tempfile::tempdir().unwrap();
-    let job = job(crashed.path(), &reranker("xlmr-cls"));
-    run_and_kill(&job, 0, 1);
-    run_and_kill(&job, 1, 3);
+    let (crashed, job) = killed(&reranker("xlmr-cls"), &[(0, 1), (1, 3)]);
     run(&job, 2);
     assert!(weights(crashed.path()) == weights(first.path()), "the weights differ");
 }

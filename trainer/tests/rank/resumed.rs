@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tch::Kind;
 
-use crate::support::{check_refused, golden, job, only, run, run_and_kill, tensors, weights};
+use crate::support::{check_refused, golden, job, killed, only, run, tensors, weights};
 
 #[test]
 fn a_run_that_was_killed_ends_like_one_that_was_not() {
@@ -19,11 +19,7 @@ fn a_run_that_was_killed_ends_like_one_that_was_not() {
     let expected = weights(undisturbed.path());
     assert_ne!(expected, fs::read(golden("checkpoints/xlmr-cls").join("model.safetensors")).unwrap());
 
-    let killed = tempfile::tempdir().unwrap();
-    let job = job(killed.path(), &json!({}));
-    run_and_kill(&job, 1, 1);
-    run_and_kill(&job, 1, 3);
-    run_and_kill(&job, 0, 5);
+    let (killed, job) = killed(&json!({}), &[(1, 1), (1, 3), (0, 5)]);
     let rest = only(run(&job, 2), "step");
     assert!(rest.len() < 6, "it began anew: {rest:?}");
     let last =
@@ -119,11 +115,9 @@ fn batches_by_file_go_on_where_they_were() {
     let data = [golden("traces/data/places"), golden("traces/data/kinds-no_in_batch_neg")];
     let more = json!({"train_data": data, "same_dataset_within_batch": true, "max_steps": 14, "save_steps": 3,
         "negatives_cross_device": false, "gradient_accumulation_steps": 1});
-    let [undisturbed, killed] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let undisturbed = tempfile::tempdir().unwrap();
     let told = only(run(&job(undisturbed.path(), &more), 2), "step");
-    let job = job(killed.path(), &more);
-    run_and_kill(&job, 1, 4);
-    run_and_kill(&job, 0, 10);
+    let (killed, job) = killed(&more, &[(1, 4), (0, 10)]);
     let rest = only(run(&job, 2), "step");
     assert!(rest.len() < 8, "it began anew: {rest:?}");
     assert_eq!(rest.last().unwrap()["loss"], told.last().unwrap()["loss"]);

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead as _, BufReader};
-use std::net::TcpListener;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tch::Tensor;
+use tempfile::TempDir;
 
 /// Far beyond what a busy machine needs.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -48,8 +49,15 @@ pub(crate) fn job(dir: &Path, more: &Value) -> PathBuf {
     path
 }
 
+/// A port that rank 0 may listen on, and that the kernel gives to nobody else for a minute: where the end that listened
+/// closes a connection, the port waits out its last packets.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut client = TcpStream::connect(address).unwrap();
+    drop(listener.accept().unwrap());
+    client.read_to_end(&mut Vec::new()).unwrap();
+    address.port()
 }
 
 pub(crate) fn spawn(job: &Path, rank: usize, ranks: usize, port: u16) -> Child {
@@ -91,19 +99,38 @@ pub(crate) fn only(told: Vec<Value>, kind: &str) -> Vec<Value> {
     told.into_iter().filter(|line| line["kind"] == kind).collect()
 }
 
-/// Runs two ranks and kills one when rank 0 has told of step `step`. The other ends with an error.
+/// A job below a directory of its own that two ranks were at, again and again: for each of `kills`, a rank and a step, that
+/// rank was killed when rank 0 had told of the step. A process that falls asleep may kill too late; then all of it is done
+/// anew.
 #[track_caller]
-pub(crate) fn run_and_kill(job: &Path, victim: usize, step: u64) {
+pub(crate) fn killed(more: &Value, kills: &[(usize, u64)]) -> (TempDir, PathBuf) {
+    for _ in 0..20 {
+        let dir = tempfile::tempdir().unwrap();
+        let job = job(dir.path(), more);
+        if kills.iter().all(|&(victim, step)| is_killed_in_time(&job, victim, step)) {
+            return (dir, job);
+        }
+    }
+    panic!("ranks are always quicker than {kills:?}");
+}
+
+/// Runs two ranks and kills one when rank 0 has told of step `step`; the other ends with an error. False where the kill, or
+/// the one before, came so late that the run was over, or beyond that step.
+#[track_caller]
+fn is_killed_in_time(job: &Path, victim: usize, step: u64) -> bool {
     let port = free_port();
     let mut children: Vec<Child> = (0..2).map(|rank| spawn(job, rank, 2, port)).collect();
-    let mut lines = BufReader::new(children[0].stdout.take().unwrap()).lines();
-    let is_step = |line: &Value| line["kind"] == "step" && line["step"] == step;
-    let reached = lines.any(|line| is_step(&serde_json::from_str(&line.unwrap()).unwrap()));
-    assert!(reached, "it ended before step {step}");
+    let lines = BufReader::new(children[0].stdout.take().unwrap()).lines().map_while(Result::ok);
+    // The last line of a rank that was killed may be a part of one.
+    let told = lines.filter_map(|line| serde_json::from_str::<Value>(&line).ok());
+    let mut steps = told.filter(|line| line["kind"] == "step");
+    let found = steps.find(|line| line["step"].as_u64() >= Some(step));
     children[victim].kill().unwrap();
+    let is_over = steps.last().or(found.clone()).is_none_or(|last| last["step"] == last["steps"]);
     let outputs: Vec<Output> = children.into_iter().map(end).collect();
-    let other = &outputs[1 - victim];
-    assert!(!other.status.success(), "rank {} did not notice", 1 - victim);
+    let noticed = !outputs[1 - victim].status.success();
+    assert!(noticed || is_over, "rank {} did not notice", 1 - victim);
+    noticed && found.is_some_and(|found| found["step"] == step)
 }
 
 pub(crate) fn weights(dir: &Path) -> Vec<u8> {
