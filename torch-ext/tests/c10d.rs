@@ -55,6 +55,10 @@ fn a_rank_of_another_test() {
             assert!(!error.to_string().is_empty());
         }
         "hang" => {
+            // One may have come much later than the other: it is from here on that they wait so short a time.
+            let meeting = Seat { name: "meeting".to_owned(), device: Device::Cpu, ..seat.clone() };
+            let meeting = join(&meeting, port, PATIENCE);
+            meeting.barrier().unwrap();
             let group = join(&seat, port, hanging);
             group.barrier().unwrap();
             if rank == 1 {

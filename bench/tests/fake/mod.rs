@@ -44,6 +44,8 @@ pub(crate) struct State {
     pub(crate) refusals: usize,
     /// Texts embedded in calls that were answered.
     pub(crate) texts: usize,
+    /// Once so many were, the first model means another checkpoint.
+    pub(crate) moves_at: usize,
     /// `require.digest` of each embed call, in order of arrival; empty where there was none.
     pub(crate) required: Vec<String>,
     /// `traceparent` of the last call.
@@ -54,6 +56,16 @@ pub(crate) struct State {
     pub(crate) control: Control,
     /// Fine-tuning jobs.
     pub(crate) jobs: Jobs,
+}
+
+impl State {
+    /// Counts texts that were embedded.
+    fn embedded(&mut self, texts: usize) {
+        self.texts += texts;
+        if self.texts >= self.moves_at {
+            OTHER_DIGEST.clone_into(&mut self.models[0].1);
+        }
+    }
 }
 
 /// A running fake; dropping it ends it.
@@ -82,6 +94,7 @@ impl Fake {
             delay: Duration::ZERO,
             refusals: 0,
             texts: 0,
+            moves_at: usize::MAX,
             required: Vec::new(),
             traceparent: None,
             authorization: None,

@@ -104,7 +104,7 @@ impl Embeddings for Services {
         let row = |text: &String| vector(&provenance.digest, &format!("{prefix}{text}"), dimensions);
         let rows: Vec<_> = asked.inputs.iter().map(row).collect();
         let input_tokens: Vec<u32> = asked.inputs.iter().map(|text| tokens(text)).collect();
-        self.state.lock().unwrap().texts += rows.len();
+        self.state.lock().unwrap().embedded(rows.len());
         Ok(Response::new(EmbedResponse {
             dense: Some(encode(&rows, Encoding::try_from(asked.encoding).unwrap())),
             usage: Some(Usage { tokens: input_tokens.iter().copied().map(u64::from).sum() }),

@@ -47,7 +47,8 @@ impl Scene {
 
     /// Starts the run, kills it as soon as a part of its output is safe, and says how many texts that is.
     fn interrupt(&self) -> u64 {
-        self.fake.state().delay = Duration::from_millis(60);
+        // All of it would take much longer than this waits for its first part.
+        self.fake.state().delay = Duration::from_millis(300);
         let args = self.args(self.output, &[]);
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let mut child = command(&self.fake, &args).stderr(Stdio::null()).spawn().unwrap();
@@ -127,7 +128,7 @@ fn another_checkpoint_is_never_mixed_in() {
 #[test]
 fn a_swap_in_mid_run_ends_the_run_and_keeps_its_part() {
     let scene = Scene::new("out.jsonl", &[]);
-    scene.fake.state().delay = Duration::from_millis(10);
+    scene.fake.state().delay = Duration::from_millis(200);
     let args = scene.args("out.jsonl", &[]);
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let child = command(&scene.fake, &args).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -171,7 +172,8 @@ fn resuming_what_is_complete_does_nothing() {
 #[test]
 fn two_runs_do_not_write_one_output() {
     let scene = Scene::new("out.npy", &[]);
-    scene.fake.state().delay = Duration::from_millis(20);
+    // Until the other one has ended.
+    scene.fake.state().delay = Duration::from_millis(500);
     let args = scene.args("out.npy", &[]);
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let mut first = command(&scene.fake, &args).stderr(Stdio::null()).spawn().unwrap();
@@ -179,6 +181,7 @@ fn two_runs_do_not_write_one_output() {
         std::thread::sleep(Duration::from_millis(5));
     }
     scene.run("out.npy", &["--overwrite"]).failed(2, "another process is writing");
+    scene.fake.state().delay = Duration::ZERO;
     assert!(first.wait().unwrap().success());
 }
 

@@ -39,8 +39,7 @@ fn a_key_goes_with_each_call() {
     let ran = command(&fake, &["embed", "a"]).env("BEIGE_KEY", "bg_2").output().unwrap();
     assert!(ran.status.success());
     assert_eq!(fake.state().authorization.as_deref(), Some("Bearer bg_2"));
-    let bench =
-        ["bench", "--corpus", "short", "--seconds", "0.2", "--warmup", "0", "--key", "bg_3", "--json"];
+    let bench = ["bench", "--corpus", "short", "--seconds", "1", "--warmup", "0", "--key", "bg_3", "--json"];
     assert_eq!(beige(&fake, &bench).code, Some(0));
     assert_eq!(fake.state().authorization.as_deref(), Some("Bearer bg_3"));
     assert_eq!(beige(&fake, &["models"]).code, Some(0));

@@ -12,7 +12,7 @@ fn a_report_is_printed() {
     let (fake, directory) = (Fake::start(), tempfile::tempdir().unwrap());
     let corpus = directory.path().join("corpus.jsonl");
     fs::write(&corpus, "{\"text\":\"one\"}\n{\"text\":\"one two\"}\n").unwrap();
-    let base = ["bench", "--corpus", corpus.to_str().unwrap(), "--warmup", "0.1", "--seconds", "0.4"];
+    let base = ["bench", "--corpus", corpus.to_str().unwrap(), "--warmup", "0.1", "--seconds", "2"];
     let closed = beige(&fake, &[&base[..], &["--concurrency", "3", "--batch", "2", "--json"]].concat());
     let report = closed.json().remove(0);
     assert_eq!((&report["mode"], &report["concurrency"]), (&json!("closed"), &json!(3)));
