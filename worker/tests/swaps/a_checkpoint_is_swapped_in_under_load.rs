@@ -1,29 +1,32 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use cluster::SwapState;
+use tokio::task::JoinSet;
+use tokio::time;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use crate::checkpoint;
-use crate::support::{Scene, Worker, floats};
+use crate::support::{PATIENCE, Scene, Worker, floats};
 use crate::variants::{Distance, variant};
 
+/// Callers, and how many calls of each were answered.
+struct Load {
+    callers: JoinSet<()>,
+    answered: [Arc<AtomicU64>; 3],
+}
+
 /// Calls what the name means, over and over, as a gateway would: by the digest that it means when the call begins.
-fn load(
-    scene: &Scene,
-    worker: &Arc<Worker>,
-    tasks: &TaskTracker,
-    stop: &CancellationToken,
-) -> Arc<AtomicU64> {
-    let answered = Arc::<AtomicU64>::default();
-    for caller in 0..3 {
+fn load(scene: &Scene, worker: &Arc<Worker>, stop: &CancellationToken) -> Load {
+    let mut load = Load { callers: JoinSet::new(), answered: Default::default() };
+    for (caller, answered) in load.answered.iter().enumerate() {
         let (view, worker) = (scene.view.clone(), worker.clone());
         let (answered, stop) = (answered.clone(), stop.clone());
-        tasks.spawn(async move {
+        load.callers.spawn(async move {
             let mut call = 0;
             while !stop.is_cancelled() {
                 let digest = view.borrow().aliases["m"].digest.clone();
@@ -35,7 +38,25 @@ fn load(
             }
         });
     }
-    answered
+    load
+}
+
+impl Load {
+    /// Waits until each caller has begun calls and had answers to them; none of them fails.
+    async fn goes_on(&mut self) {
+        let goals = self.answered.each_ref().map(|answered| answered.load(Ordering::Relaxed) + 5);
+        let goes_on = async {
+            for (answered, goal) in self.answered.iter().zip(goals) {
+                while answered.load(Ordering::Relaxed) < goal {
+                    time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+        };
+        tokio::select! {
+            went_on = time::timeout(PATIENCE, goes_on) => went_on.expect("callers are answered"),
+            Some(ended) = self.callers.join_next() => panic!("a caller gave up: {ended:?}"),
+        }
+    }
 }
 
 #[tokio::test]
@@ -51,18 +72,15 @@ async fn beside_the_one_that_serves_and_the_old_one_goes_when_nobody_needs_it() 
 
     let dir = variant(Path::new(&checkpoint("bert-cls")), 1, Distance::Stranger, scene.dir.path());
     let new = scene.publish(&dir, &worker).await.digest;
-    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-    let answered = load(&scene, &worker, &tasks, &stop);
+    let stop = CancellationToken::new();
+    let mut load = load(&scene, &worker, &stop);
     scene.swap(&new).await;
     let view = scene.until_swap(SwapState::Committed).await;
     assert_eq!((view.aliases["m"].digest.as_str(), view.aliases["m"].epoch), (new.as_str(), 2));
     let report = worker.until_ready(&[&old, &new]).await;
     assert!(report.preparations.is_empty(), "{report:?}");
     worker.until("the new epoch", |report| report.aliases.iter().any(|alias| alias.epoch == 2)).await;
-    let before = answered.load(Ordering::Relaxed);
-    while answered.load(Ordering::Relaxed) < before + 20 {
-        tokio::task::yield_now().await;
-    }
+    load.goes_on().await;
 
     // Both can be asked, and differ.
     let (first, second) = (worker.embed(&old, "a text").await, worker.embed(&new, "a text").await);
@@ -83,9 +101,9 @@ async fn beside_the_one_that_serves_and_the_old_one_goes_when_nobody_needs_it() 
     assert_eq!(refused.code(), Code::FailedPrecondition);
     let info = refused.get_details_error_info().unwrap();
     assert_eq!((&*info.metadata["digest"], &*info.metadata["epoch"]), (&*new, "2"));
+    load.goes_on().await;
     stop.cancel();
-    tasks.close();
-    tasks.wait().await;
+    load.callers.join_all().await;
     worker.until_page("/metrics", "\nbeige_worker_checkpoints 1.0\n").await;
     worker.until_page("/metrics", "\nbeige_worker_preparations_total{outcome=\"ready\"} 1\n").await;
     worker.until_page_lacks("/metrics", &old).await;
