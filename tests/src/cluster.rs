@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use ::cluster::{Directory as _, Etcd, Name, Settings, View};
 use proto::v1::cluster_client::ClusterClient;
-use proto::v1::{ListWorkersRequest, Worker, WorkerState};
+use proto::v1::models_client::ModelsClient;
+use proto::v1::{ListModelsRequest, ListWorkersRequest, Worker, WorkerState};
 use tempfile::TempDir;
 use tokio::time::{self, Instant};
 use tonic::transport::Channel;
 
+use crate::history::Digest;
 use crate::{EtcdServer, PATIENCE, Process, Proxy, channel};
 
 /// What a cluster is made of.
@@ -102,9 +104,8 @@ impl Cluster {
         for _ in 0..workers {
             cluster.add_worker(&[]).await;
         }
-        if gateways > 0 {
-            cluster.wait_for(workers, WorkerState::Serving).await;
-        }
+        cluster.wait_for(workers, WorkerState::Serving).await;
+        cluster.named().await;
         cluster
     }
 
@@ -188,11 +189,17 @@ impl Cluster {
         channel(&self.gateways[0])
     }
 
-    /// What etcd says, read there and then.
+    /// What etcd says, read there and then. An etcd that is slow to answer is asked again.
     pub async fn view(&self) -> View {
         let endpoints = vec![self.etcd.endpoint()];
         let settings = Settings { endpoints, cluster: Name::parse("default").unwrap(), tls: None };
-        Etcd::connect(settings).unwrap().directory().list().await.unwrap()
+        let (etcd, begun) = (Etcd::connect(settings).unwrap(), Instant::now());
+        loop {
+            match etcd.directory().list().await {
+                Ok(view) => return view,
+                Err(error) => assert!(begun.elapsed() < PATIENCE, "{error}"),
+            }
+        }
     }
 
     /// Waits until `wanted` holds of what etcd says.
@@ -224,22 +231,60 @@ impl Cluster {
 
     /// What the first gateway knows of its workers.
     pub async fn fleet(&self) -> Vec<Worker> {
-        let mut client = ClusterClient::new(self.channel());
-        client.list_workers(ListWorkersRequest {}).await.unwrap().into_inner().workers
+        fleet(&self.gateways[0]).await
     }
 
-    /// Waits until the first gateway sees `count` workers in `state`.
+    /// Waits until every gateway sees `count` workers in `state`.
     pub async fn wait_for(&self, count: usize, state: WorkerState) {
-        let seen = async {
-            loop {
-                let fleet = self.fleet().await;
-                if fleet.iter().filter(|worker| worker.state() == state).count() == count {
-                    return;
-                }
-                time::sleep(Duration::from_millis(50)).await;
-            }
-        };
-        let seen = time::timeout(PATIENCE, seen).await;
-        assert!(seen.is_ok(), "not {count} workers in {state:?}: {:?}", self.fleet().await);
+        self.wait_for_workers(count, |worker| worker.state() == state).await;
     }
+
+    /// Waits until every gateway sees `count` workers that serve, and have the checkpoint `digest`.
+    pub async fn wait_for_checkpoint(&self, count: usize, digest: &Digest) {
+        let has = |worker: &Worker| worker.models.iter().any(|model| model.digest == digest.as_str());
+        self.wait_for_workers(count, |worker| worker.state() == WorkerState::Serving && has(worker)).await;
+    }
+
+    async fn wait_for_workers(&self, count: usize, wanted: impl Fn(&Worker) -> bool) {
+        for gateway in &self.gateways {
+            let seen = async {
+                while fleet(gateway).await.iter().filter(|worker| wanted(worker)).count() != count {
+                    time::sleep(Duration::from_millis(50)).await;
+                }
+            };
+            let seen = time::timeout(PATIENCE, seen).await;
+            assert!(seen.is_ok(), "{}: not {count} such workers: {:?}", gateway.name, fleet(gateway).await);
+        }
+    }
+
+    /// Waits until every gateway knows what the names mean that workers brought along: they are claimed once workers are
+    /// registered.
+    async fn named(&self) {
+        let names: Vec<&str> = self.plan.models.iter().map(|model| name(model)).collect();
+        for gateway in self.gateways.iter().filter(|_| self.plan.workers > 0) {
+            let mut client = ModelsClient::new(channel(gateway));
+            let begun = Instant::now();
+            loop {
+                let known = client.list(ListModelsRequest {}).await.map(|known| known.into_inner().models);
+                let is_listed = |name: &&str| known.iter().flatten().any(|model| model.name == **name);
+                if names.iter().all(is_listed) {
+                    break;
+                }
+                assert!(begun.elapsed() < PATIENCE, "{}: {known:?}, and not {names:?}", gateway.name);
+                time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+}
+
+/// What a gateway knows of its workers.
+async fn fleet(gateway: &Process) -> Vec<Worker> {
+    let mut client = ClusterClient::new(channel(gateway));
+    client.list_workers(ListWorkersRequest {}).await.unwrap().into_inner().workers
+}
+
+/// The name of `[NAME=]DIR`.
+fn name(model: &str) -> &str {
+    let of_directory = || model.rsplit('/').next().expect("there is a first part");
+    model.split_once('=').map_or_else(of_directory, |(name, _)| name)
 }

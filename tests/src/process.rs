@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout};
@@ -91,6 +92,15 @@ impl Process {
     /// What it has logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits until its plain port says that it is ready.
+    pub async fn ready(&self) {
+        let begun = Instant::now();
+        while !self.page("/readyz").await.starts_with("HTTP/1.1 200") {
+            assert!(begun.elapsed() < PATIENCE, "{} does not get ready:\n{}", self.name, self.log());
+            time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// A page of its plain port.

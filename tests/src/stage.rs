@@ -188,6 +188,7 @@ impl Stage {
     /// Another gateway, which is called from now on.
     pub async fn add_gateway(&mut self) {
         let gateway = self.cluster.another_gateway(&[]).await;
+        gateway.ready().await;
         self.callers.add(&gateway);
         self.cluster.gateways.push(gateway);
     }

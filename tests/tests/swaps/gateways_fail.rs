@@ -86,6 +86,7 @@ async fn a_gateway_cut_off_from_etcd_learns_of_a_swap_from_workers() {
     let mut stage = stage(Plan { gateways: 1, ..plan(2) }).await;
     let proxy = Proxy::start(stage.cluster.etcd.endpoint()).await;
     let cut_off = stage.cluster.gateway_through(&proxy.endpoint(), &[]).await;
+    cut_off.ready().await;
     stage.callers.add(&cut_off);
     stage.cluster.gateways.push(cut_off);
     stage.calls(200).await;

@@ -1,10 +1,7 @@
 //! Workers are killed, and join, while a swap is under way.
 
-use std::time::Duration;
-
-use proto::v1::{SwapPlan, SwapState, WorkerState};
+use proto::v1::{SwapPlan, SwapState};
 use tests::Stage;
-use tokio::time;
 
 use crate::support::{plan, stage};
 
@@ -54,7 +51,10 @@ async fn a_worker_killed_in_any_state_of_a_swap_is_not_missed() {
     stage.committed().await;
 
     stage.cluster.add_worker(&[]).await;
-    stage.cluster.wait_for(3, WorkerState::Serving).await;
+    // The newcomer has what the name means, and what it meant before.
+    for i in [0, 3] {
+        stage.cluster.wait_for_checkpoint(3, &stage.digests[i]).await;
+    }
     kill_one(&mut stage, Recorded::Committed).await;
 
     // What it is rolled back from is let go when nobody is on it.
@@ -76,7 +76,7 @@ async fn a_worker_that_joins_in_mid_swap_serves_the_new_checkpoint() {
     stage.cluster.add_worker(&[]).await;
     stage.promote_on_trial(1).await;
     stage.committed().await;
-    stage.cluster.wait_for(2, WorkerState::Serving).await;
+    stage.cluster.wait_for_checkpoint(2, &stage.digests[1]).await;
     // All is left to the newcomer.
     stage.cluster.workers[0].kill().await;
     stage.calls(300).await;
@@ -94,9 +94,8 @@ async fn a_worker_that_was_away_comes_back_with_what_the_name_means_now() {
     stage.committed().await;
     // It is started as it was before, with the directory of the first checkpoint.
     stage.cluster.add_worker(&[]).await;
-    stage.cluster.wait_for(2, WorkerState::Serving).await;
+    stage.cluster.wait_for_checkpoint(2, &stage.digests[1]).await;
     stage.cluster.workers[0].kill().await;
-    time::sleep(Duration::from_millis(500)).await;
     stage.calls(300).await;
     assert_eq!(stage.operator.model().await.epoch, 2);
     stage.flawless().await;
