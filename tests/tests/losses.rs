@@ -8,10 +8,10 @@ use std::time::Duration;
 use proto::v1::embeddings_client::EmbeddingsClient;
 use proto::v1::{EmbedRequest, Truncation, WorkerState};
 use tests::history::{Book, Callers, Entry, Load, Record};
-use tests::{Cluster, Golden, checkpoint, minilm};
+use tests::{Cluster, Golden, PATIENCE, checkpoint, minilm};
 use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
-use tokio::time;
+use tokio::time::{self, Instant};
 
 const MODEL: &str = "bert-cls";
 
@@ -45,10 +45,15 @@ async fn a_killed_worker_fails_no_call() {
     // And one that comes in mid load takes its part.
     cluster.add_worker(&[]).await;
     cluster.wait_for(2, WorkerState::Serving).await;
+    let begun = Instant::now();
+    while let newcomer = cluster.fleet().await.into_iter().find(|worker| worker.id == "worker-2").unwrap()
+        && newcomer.total_tokens == 0
+    {
+        assert!(begun.elapsed() < PATIENCE, "{newcomer:?}");
+        time::sleep(Duration::from_millis(100)).await;
+    }
     seconds(3).await;
     assert_flawless(&callers.finish().await);
-    let newcomer = cluster.fleet().await.into_iter().find(|worker| worker.id == "worker-2").unwrap();
-    assert!(newcomer.total_tokens > 0, "{newcomer:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time;
 use tonic::transport::Channel;
 
-use crate::support::plan;
+use crate::support::{plan, shadowed};
 
 const MODEL: &str = "bert-cross";
 
@@ -60,9 +60,16 @@ async fn a_cross_encoder_that_orders_otherwise_is_swapped_and_said_to() {
     for gateway in cluster.gateways.iter().cycle().take(4) {
         callers.spawn(caller(tests::channel(gateway), texts.clone(), stopped.clone()));
     }
-    let trial =
-        SwapPlan { shadow_per_mille: 1_000, shadow_seconds: Some(3), new_space: true, ..SwapPlan::default() };
+    // Until there is enough to compare.
+    let trial = SwapPlan {
+        shadow_per_mille: 1_000,
+        shadow_seconds: Some(3_600),
+        new_space: true,
+        ..SwapPlan::default()
+    };
     operator.promote(&new, trial).await.unwrap();
+    cluster.until(|view| shadowed(view, MODEL) > 20).await;
+    operator.promote(&new, SwapPlan::default()).await.unwrap();
     let swap = operator.until(|swap| swap.state() == SwapState::Committed).await;
     let heard = async { while rank(&cluster.channel(), MODEL, &texts).await.0 != new {} };
     time::timeout(PATIENCE, heard).await.expect("the first gateway hears of it");

@@ -6,20 +6,17 @@ use proto::v1::{CanaryPlan, SwapPlan, SwapState, WorkerState};
 use tests::history::{Call, Digest, Flaw, Note, Record, flaws};
 use tests::{Stage, is_decided};
 
-use crate::support::{MODEL, SLOW, plan, stage};
+use crate::support::{MODEL, SLOW, plan, shadowed, stage};
 
 /// Begins a swap to `i` with half of the callers; the epoch since.
 async fn begin(stage: &mut Stage, i: usize, plan: SwapPlan) -> u64 {
     stage.promote(i, plan).await;
-    let swap = stage.until(|swap| swap.state() == SwapState::Trial).await;
-    let (from, to) = (swap.from.as_str().into(), Some(swap.to.as_str().into()));
-    stage.notebook().note(Note::Meaning {
-        model: MODEL.to_owned(),
-        epoch: swap.epoch,
-        digest: from,
-        canary: to,
-    });
-    swap.epoch
+    let swap = stage.until(|swap| swap.state() == SwapState::Trial || is_decided(swap.state())).await;
+    // Whoever looks late finds what it was decided to at the epoch after it.
+    let epoch = swap.epoch - u64::from(is_decided(swap.state()));
+    let (digest, canary) = (swap.from.as_str().into(), Some(swap.to.as_str().into()));
+    stage.notebook().note(Note::Meaning { model: MODEL.to_owned(), epoch, digest, canary });
+    epoch
 }
 
 /// Who was answered by what under an epoch.
@@ -53,10 +50,11 @@ async fn a_canary_is_followed_by_all_where_nothing_speaks_against_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn shadowed_calls_are_compared_and_answered_by_the_old_checkpoint() {
     let mut stage = stage(plan(2)).await;
-    let plan = SwapPlan { shadow_per_mille: 500, shadow_seconds: Some(4), ..SwapPlan::default() };
+    // Until there is enough to compare.
+    let plan = SwapPlan { shadow_per_mille: 500, shadow_seconds: Some(3_600), ..SwapPlan::default() };
     stage.promote(1, plan).await;
-    stage.until(|swap| swap.state() == SwapState::Trial).await;
-    stage.calls(100).await;
+    stage.cluster.until(|view| shadowed(view, MODEL) > 20).await;
+    stage.promote_on_trial(1).await;
     let comparison = stage.committed().await.comparison.unwrap();
     assert!(comparison.shadowed_calls > 20, "{comparison:?}");
     assert!(comparison.cosine_min > 0.999 && comparison.cosine_min < 1.0, "{comparison:?}");

@@ -35,7 +35,9 @@ async fn a_checkpoint_that_answers_as_another_would_is_found() {
     let cluster = Cluster::start(1, &[checkpoint("bert-cls")]).await;
     let load = Load { model: "bert-cls".to_owned(), callers: 4, rest: Duration::ZERO, most: 4 };
     let callers = Callers::start(&Arc::new(book), &load, &cluster.gateways);
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    while callers.notebook.calls() < 20 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     let record = callers.finish().await;
     let flaws = flaws(&record);
     // In calls, in streams and in scores.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use cluster::View;
 use tests::history::{Book, Load};
 use tests::{Distance, Plan, Scene, Stage, checkpoint, deep_variant, variant};
 use tokio::sync::OnceCell;
@@ -31,6 +32,12 @@ pub(crate) async fn stage(plan: Plan) -> Stage {
     let book = BOOK.get_or_init(async || Arc::new(Book::of(&checkpoints).await)).await;
     let load = Load { model: MODEL.to_owned(), callers: 16, rest: Duration::from_millis(20), most: 8 };
     Stage::set(Scene { plan, checkpoints, kin: KIN, book: Arc::clone(book), load }).await
+}
+
+/// Calls of `model` that gateways have told were tried by what is on trial, too.
+pub(crate) fn shadowed(view: &View, model: &str) -> u64 {
+    let trials = view.gateways.values().filter_map(|gateway| gateway.trials.get(model));
+    trials.map(|trial| trial.sample.shadow.calls).sum()
 }
 
 /// Their directories, written once.
