@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proto::v1::{Job, JobState};
 use serde_json::{Value, json};
-use tests::{Plan, Tmpfs, program};
+use tests::{PATIENCE, Plan, Tmpfs, program};
 use tokio::time::{self, Instant};
 
 use crate::support::{LONG, Scene, is_final, job, signal};
@@ -15,6 +15,18 @@ use crate::support::{LONG, Scene, is_final, job, signal};
 const KILLS: u64 = 20;
 /// Every so many kills it is the trainer's turn.
 const TRAINERS_TURN: u64 = 5;
+
+/// The process of a rank, once it runs: the step that was heard of last may be of the attempt before.
+async fn rank(scene: &Scene, number: usize) -> u32 {
+    let begun = Instant::now();
+    loop {
+        if let Some((_, pid)) = scene.ranks().into_iter().find(|(rank, _)| *rank == number) {
+            return pid;
+        }
+        assert!(begun.elapsed() < PATIENCE, "rank {number} does not run");
+        time::sleep(Duration::from_millis(10)).await;
+    }
+}
 
 /// A number that looks random, and is the same in every run.
 fn draw(number: u64) -> u64 {
@@ -45,9 +57,7 @@ async fn twenty_kills_at_random_steps_change_no_bit() {
             scene.restart().await;
         } else {
             let victim = usize::try_from(draw(100 + kill)).unwrap() % 2;
-            let ranks = scene.ranks();
-            let (_, pid) = ranks.iter().find(|(rank, _)| *rank == victim).expect("it has just taken a step");
-            signal("KILL", *pid);
+            signal("KILL", rank(&scene, victim).await);
             killed[victim] += 1;
         }
     }
@@ -68,8 +78,7 @@ async fn a_rank_that_hangs_is_noticed() {
     };
     scene.submit("hung", &spec(2)).await.unwrap();
     scene.until("hung", |job| job.last.is_some_and(|last| last.step >= 6)).await;
-    let (_, pid) = scene.ranks().into_iter().find(|(rank, _)| *rank == 1).unwrap();
-    signal("STOP", pid);
+    signal("STOP", rank(&scene, 1).await);
     let ended = scene.ended("hung").await;
     assert_eq!((ended.state(), ended.attempt), (JobState::Succeeded, 2), "{ended:?}");
     let noticed =
@@ -80,7 +89,7 @@ async fn a_rank_that_hangs_is_noticed() {
     // Nobody waits for a rank alone but the trainer.
     scene.submit("alone", &spec(1)).await.unwrap();
     scene.until("alone", |job| job.last.is_some_and(|last| last.step >= 6)).await;
-    let (_, pid) = scene.ranks().into_iter().next().unwrap();
+    let pid = rank(&scene, 0).await;
     let stopped = Instant::now();
     signal("STOP", pid);
     let found = scene.until("alone", |job| noticed(job).is_some()).await;
@@ -103,11 +112,16 @@ async fn a_full_disk_fails_the_job_and_leaves_the_last_checkpoint_good() {
     scene.until("full", |job| job.last.is_some_and(|last| last.step >= 11)).await;
     // Somebody else takes what is left.
     let filler = disk.path().join("filler");
-    for _ in 0..3 {
+    let begun = Instant::now();
+    let ended = loop {
         let _ = fs::write(&filler, vec![0; 3 << 20]);
+        let job = scene.job("full").await;
+        if is_final(job.state()) {
+            break job;
+        }
+        assert!(begun.elapsed() < LONG, "{job:?}");
         time::sleep(Duration::from_millis(200)).await;
-    }
-    let ended = scene.ended("full").await;
+    };
     assert_eq!(ended.state(), JobState::Failed, "{ended:?}");
     assert!(
         ended.reason.contains("No space left") && ended.reason.contains("checkpoints/"),
