@@ -177,11 +177,16 @@ impl Stage {
 
     /// Waits until so many more calls have ended.
     pub async fn calls(&self, count: usize) {
-        let (notebook, begun) = (self.notebook(), Instant::now());
-        let goal = notebook.calls() + count;
-        while notebook.calls() < goal {
-            assert!(begun.elapsed() < PATIENCE, "callers are answered slowly");
+        let (notebook, mut last) = (self.notebook(), Instant::now());
+        let mut ended = notebook.calls();
+        let goal = ended + count;
+        while ended < goal {
+            assert!(last.elapsed() < PATIENCE, "nobody is answered");
             time::sleep(Duration::from_millis(10)).await;
+            let now = notebook.calls();
+            if now > ended {
+                (ended, last) = (now, Instant::now());
+            }
         }
     }
 
