@@ -8,6 +8,8 @@
 //! NCCL comes with the feature `nccl`, which links CUDA's half of libtorch.
 
 use std::ffi::{CString, c_char, c_int};
+use std::io::{self, Read as _};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::ptr::NonNull;
 use std::time::Duration;
 
@@ -69,6 +71,22 @@ pub struct Store(NonNull<RawStore>);
 unsafe impl Send for Store {}
 
 impl Store {
+    /// A port of this machine that another process may serve one on soon.
+    ///
+    /// A connection is made to it and closed by the end that listens, which leaves the port waiting out its last packets
+    /// for a minute: the kernel hands it to no one, but who asks for it by number gets it.
+    ///
+    /// # Errors
+    /// Where the system has no port.
+    pub fn reserve_port() -> io::Result<u16> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let address = listener.local_addr()?;
+        let mut client = TcpStream::connect(address)?;
+        drop(listener.accept()?);
+        client.read_to_end(&mut Vec::new())?;
+        Ok(address.port())
+    }
+
     /// Serves one on `port` of all addresses; 0 takes any free port.
     ///
     /// # Errors

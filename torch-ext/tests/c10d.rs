@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+use std::collections::BTreeSet;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -27,6 +28,15 @@ fn join(seat: &Seat, port: u16, timeout: Duration) -> Group {
 fn seat(rank: usize, size: usize) -> Seat {
     let (name, address) = ("test".to_owned(), "127.0.0.1".to_owned());
     Seat { name, rank, size, address, device: Device::Cpu }
+}
+
+#[test]
+fn a_reserved_port_is_served_on_by_who_asks_for_it_and_given_to_no_one_else() {
+    let reserved: BTreeSet<u16> = (0..20).map(|_| Store::reserve_port().unwrap()).collect();
+    assert_eq!(reserved.len(), 20);
+    for port in reserved {
+        assert_eq!(Store::serve(port, PATIENCE).unwrap().port(), port);
+    }
 }
 
 /// Not a test of its own: what the ranks of the others do. Without a scene it does nothing.

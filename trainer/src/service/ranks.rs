@@ -2,7 +2,6 @@
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::{env, fs, io};
@@ -14,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
+use torch_ext::Store;
 
 use crate::rank::Told;
 
@@ -76,8 +76,7 @@ impl Ranks {
     /// Where the system has no process or no port for them.
     pub(super) fn start(plan: &Plan, tasks: &TaskTracker) -> io::Result<Self> {
         fs::create_dir_all(&plan.logs)?;
-        // It is free for now; where somebody is faster, the attempt fails and another is made.
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = Store::reserve_port()?;
         let (tell, heard) = mpsc::channel(HEARD);
         let end = CancellationToken::new();
         for (rank, device) in plan.devices.iter().enumerate() {

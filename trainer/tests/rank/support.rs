@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _};
-use std::net::{TcpListener, TcpStream};
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
@@ -12,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tch::Tensor;
 use tempfile::TempDir;
+use torch_ext::Store;
 
 /// Far beyond what a busy machine needs.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -49,17 +49,6 @@ pub(crate) fn job(dir: &Path, more: &Value) -> PathBuf {
     path
 }
 
-/// A port that rank 0 may listen on, and that the kernel gives to nobody else for a minute: where the end that listened
-/// closes a connection, the port waits out its last packets.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let mut client = TcpStream::connect(address).unwrap();
-    drop(listener.accept().unwrap());
-    client.read_to_end(&mut Vec::new()).unwrap();
-    address.port()
-}
-
 pub(crate) fn spawn(job: &Path, rank: usize, ranks: usize, port: u16) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_beige-trainer"));
     command.arg("rank").arg(job).args(["--rank", &rank.to_string(), "--ranks", &ranks.to_string()]);
@@ -84,7 +73,7 @@ pub(crate) fn end(mut child: Child) -> Output {
 /// Runs all ranks to the end; what rank 0 printed.
 #[track_caller]
 pub(crate) fn run(job: &Path, ranks: usize) -> Vec<Value> {
-    let port = free_port();
+    let port = Store::reserve_port().unwrap();
     let children: Vec<Child> = (0..ranks).map(|rank| spawn(job, rank, ranks, port)).collect();
     let outputs: Vec<Output> = children.into_iter().map(end).collect();
     for output in &outputs {
@@ -118,7 +107,7 @@ pub(crate) fn killed(more: &Value, kills: &[(usize, u64)]) -> (TempDir, PathBuf)
 /// the one before, came so late that the run was over, or beyond that step.
 #[track_caller]
 fn is_killed_in_time(job: &Path, victim: usize, step: u64) -> bool {
-    let port = free_port();
+    let port = Store::reserve_port().unwrap();
     let mut children: Vec<Child> = (0..2).map(|rank| spawn(job, rank, 2, port)).collect();
     let lines = BufReader::new(children[0].stdout.take().unwrap()).lines().map_while(Result::ok);
     // The last line of a rank that was killed may be a part of one.
