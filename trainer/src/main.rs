@@ -3,9 +3,9 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::path::PathBuf;
-use std::process::ExitCode;
-use std::thread;
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
+use std::{env, thread};
 
 use clap::{Parser, Subcommand};
 use model::{Checkpoint, Device, Overrides, Pooling};
@@ -17,7 +17,7 @@ use trainer::evaluate::{CrossEncoder, Directory, Evaluation, Metrics};
 use trainer::job::{EvaluationData, Job, Kind};
 use trainer::rank;
 use trainer::service::{self, Config, ServeArgs};
-use trainer::trace::{Places, replay};
+use trainer::trace::{Places, Report, replay};
 
 /// Prepared products that are kept: those of a layer, forward and backward.
 const PRODUCTS: usize = 16;
@@ -40,6 +40,10 @@ enum Verb {
     /// Jobs are submitted to the cluster's gateways; ranks are processes of this program.
     Serve(Box<ServeArgs>),
     /// Replay a recorded run of FlagEmbedding and print the worst differences; exits 0 when they are allowed
+    ///
+    /// Processors add in different orders, and what a recording processor rounded off another may not. Where a record does
+    /// not hold, it is replayed in the other orders that libtorch knows, and holds if it does in one of them: a wrong
+    /// program is wrong in all. The last line then names the order.
     Replay {
         /// The trace's folder
         dir: PathBuf,
@@ -49,6 +53,9 @@ enum Verb {
         /// A directory of checkpoints, in which weights are found by their SHA-256 [default: what set-up has prepared]
         #[arg(long, env = "BEIGE_CHECKPOINTS")]
         checkpoints: Option<PathBuf>,
+        /// Add in this processor's own order only
+        #[arg(long)]
+        own_order: bool,
     },
     /// Measure an embedder or a cross-encoder and print its metrics as JSON
     ///
@@ -143,11 +150,15 @@ fn run(verb: Verb, threads: usize) -> Result<ExitCode, TrainError> {
     model::prepare(device, threads).map_err(|error| TrainError::Unsupported(error.to_string()))?;
     match verb {
         Verb::Serve(_) => unreachable!("it is taken care of before"),
-        Verb::Replay { dir, root, checkpoints } => {
+        Verb::Replay { dir, root, checkpoints, own_order } => {
             let checkpoints = checkpoints.or_else(service::set_up_models);
             let report = replay(&dir, &Places { root, checkpoints })?;
-            say(&report)?;
-            Ok(if report.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            let holds = report.holds();
+            if own_order || holds {
+                say(&report)?;
+                return Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+            }
+            in_other_orders(&report)
         }
         Verb::Evaluate(args) => {
             say(json(&evaluate(args)?)?)?;
@@ -178,6 +189,37 @@ fn run(verb: Verb, threads: usize) -> Result<ExitCode, TrainError> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// Orders of sums other than this processor's own: with the products that MKL computes alike on all processors, with
+/// libtorch's own loops for processors without vectors, and with both. They are read when a process begins to compute.
+const ORDERS: [&[(&str, &str)]; 3] = [
+    &[("MKL_CBWR", "COMPATIBLE")],
+    &[("ATEN_CPU_CAPABILITY", "default")],
+    &[("MKL_CBWR", "COMPATIBLE"), ("ATEN_CPU_CAPABILITY", "default")],
+];
+
+/// Does what this process did once more in each of the other orders, until the record holds in one. What is said is of
+/// that one, else of this process, which found `own`.
+fn in_other_orders(own: &Report) -> Result<ExitCode, TrainError> {
+    let again = |order: &[(&str, &str)]| {
+        let mut command = Command::new(env::current_exe()?);
+        command.args(env::args_os().skip(1)).arg("--own-order").envs(order.iter().copied());
+        command.stderr(Stdio::inherit()).output()
+    };
+    for order in ORDERS {
+        let output =
+            again(order).map_err(|source| TrainError::Io { path: "beige-trainer".into(), source })?;
+        if output.status.success() {
+            let order: Vec<String> = order.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            let table = String::from_utf8_lossy(&output.stdout);
+            say(format!("{}\nnote: added in the order of {}", table.trim_end(), order.join(" ")))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+    say(own)?;
+    say("note: it does not hold in another order of sums either")?;
+    Ok(ExitCode::FAILURE)
 }
 
 fn evaluate(args: EvaluateArgs) -> Result<Metrics, TrainError> {
