@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::Position;
 use crate::error::TrainError;
+use crate::evaluate::Metrics;
 use crate::optimizer::Optimizer;
 use crate::scaler::Scaler;
 
@@ -31,6 +32,19 @@ pub struct Best {
     pub metric: f64,
 }
 
+/// What an evaluation found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evaluated {
+    /// After how many optimiser steps.
+    pub step: u64,
+    /// How good the model is.
+    pub metrics: Metrics,
+    /// Whether it is the best so far.
+    pub best: bool,
+    /// How long it took.
+    pub seconds: f64,
+}
+
 /// Where a run stands.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {
@@ -43,6 +57,9 @@ pub struct State {
     /// The best of the models that were evaluated.
     #[serde(default)]
     pub best: Option<Best>,
+    /// All evaluations so far: whoever was told of them may have died.
+    #[serde(default)]
+    pub evaluations: Vec<Evaluated>,
     /// What the loss is multiplied by, where products are of half precision.
     #[serde(default)]
     pub scaler: Option<Scaler>,

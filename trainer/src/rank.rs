@@ -9,11 +9,11 @@ use model::{Device, Trainee};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use crate::checkpoint::{Best, Checkpoints, State};
+use crate::checkpoint::{Best, Checkpoints, Evaluated, State};
 use crate::collective::{Collective, Timed};
 use crate::data::{Collator, Drawing, Group, Micro, Position, Stream, Wording};
 use crate::error::TrainError;
-use crate::evaluate::{Directory, Evaluation, InTraining, Metrics};
+use crate::evaluate::{Directory, Evaluation, InTraining};
 use crate::exchange::sum_gradients;
 use crate::job::{Job, Kind};
 use crate::objective::{Batch, Objective};
@@ -51,17 +51,8 @@ pub struct Progress {
 pub enum Told {
     /// A step was taken.
     Step(Progress),
-    /// The model was evaluated.
-    Evaluation {
-        /// After how many optimiser steps.
-        step: u64,
-        /// How good it is.
-        metrics: Metrics,
-        /// Whether it is the best so far.
-        best: bool,
-        /// How long it took.
-        seconds: f64,
-    },
+    /// The model was evaluated. After a crash those before it are told again.
+    Evaluation(Evaluated),
     /// A checkpoint was written.
     Checkpoint {
         /// After how many optimiser steps.
@@ -101,8 +92,11 @@ fn train(
     let from = agree(world, checkpoints.newest()?)?;
     let world = &Timed::new(world);
     let mut run = Run::start(job, (world, device), &checkpoints, from)?;
-    if from.is_none() {
-        run.evaluate(&mut report)?;
+    match from {
+        Some(_) => run.state.evaluations.iter().cloned().for_each(|known| report(&Told::Evaluation(known))),
+        None => {
+            run.evaluate(&mut report)?;
+        }
     }
     while run.state.step < run.schedule.steps {
         report(&Told::Step(run.step()?));
@@ -354,7 +348,9 @@ impl<'a, C: Collective> Run<'a, C> {
         if best {
             self.state.best = Some(Best { step, metric });
         }
-        report(&Told::Evaluation { step, metrics, best, seconds: began.elapsed().as_secs_f64() });
+        let evaluated = Evaluated { step, metrics, best, seconds: began.elapsed().as_secs_f64() };
+        self.state.evaluations.push(evaluated.clone());
+        report(&Told::Evaluation(evaluated));
         Ok(best)
     }
 

@@ -7,6 +7,7 @@ use cluster::{
 };
 use tokio::time::{self, Instant};
 
+use crate::checkpoint::Evaluated;
 use crate::rank::{Progress, Told};
 
 /// Between two writes of how far a job is.
@@ -98,25 +99,32 @@ impl Journal {
     pub(super) fn told(&mut self, told: Told) {
         match told {
             Told::Step(progress) => self.took(&progress),
-            Told::Evaluation { step, metrics, best, .. } => {
-                let shown: Vec<String> =
-                    metrics.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
-                let best = if best { ", the best so far" } else { "" };
-                self.event(format!("evaluated after step {step}: {}{best}", shown.join(", ")));
-                let evaluations = &mut self.job.evaluations;
-                evaluations.retain(|evaluation| evaluation.step != step);
-                evaluations.push(JobEvaluation { step, metrics });
-                evaluations.sort_by_key(|evaluation| evaluation.step);
-                if evaluations.len() > EVENTS {
-                    evaluations.remove(EVENTS / 2);
-                }
-            }
+            Told::Evaluation(evaluated) => self.evaluated(evaluated),
             Told::Checkpoint { step } => self.event(format!("checkpoint after step {step}")),
             Told::Finished { model, step } => {
                 self.event(format!("trained; the model is that of step {step}"));
                 self.job.outcome.model = model.display().to_string();
                 self.job.outcome.step = step;
             }
+        }
+    }
+
+    /// Keeps what an evaluation found; that it did is an event unless it is known.
+    fn evaluated(&mut self, Evaluated { step, metrics, best, .. }: Evaluated) {
+        let found = JobEvaluation { step, metrics };
+        if self.job.evaluations.contains(&found) {
+            return;
+        }
+        let shown: Vec<String> =
+            found.metrics.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
+        let best = if best { ", the best so far" } else { "" };
+        self.event(format!("evaluated after step {step}: {}{best}", shown.join(", ")));
+        let evaluations = &mut self.job.evaluations;
+        evaluations.retain(|evaluation| evaluation.step != step);
+        evaluations.push(found);
+        evaluations.sort_by_key(|evaluation| evaluation.step);
+        if evaluations.len() > EVENTS {
+            evaluations.remove(EVENTS / 2);
         }
     }
 

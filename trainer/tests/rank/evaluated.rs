@@ -1,12 +1,12 @@
 //! Models are measured while they are trained, and the best is kept.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{check_refused, evaluate, golden, job, judged, metric, only, run};
+use crate::support::{check_refused, evaluate, golden, job, judged, killed, metric, only, run};
 
 /// A run whose best model is neither the initial one nor among the last two, and what it told: which seed has one depends on
 /// how this processor rounds. Cut where the served window, of 96 tokens, cuts texts.
@@ -52,6 +52,21 @@ fn the_best_model_is_kept_and_the_same_however_many_ranks_evaluate() {
     // Before the first step all ranks have the same model.
     let by_two = only(run(&job(apart.path(), &more), 2), "evaluation");
     assert!((metric(&by_two[0]) - metric(&evaluated[0])).abs() < 1e-9, "{by_two:?}");
+}
+
+#[test]
+fn what_was_evaluated_before_a_crash_is_told_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let [corpus, queries, qrels] = judged(dir.path());
+    let more = json!({"evaluation": {"corpus": corpus, "queries": queries, "qrels": qrels}, "eval_steps": 1,
+        "save_steps": 2});
+    // How long it took is told as it was.
+    let untimed = |mut line: Value| line.as_object_mut().unwrap().remove("seconds").map(|_| line).unwrap();
+    let told =
+        |job: &Path| -> Vec<Value> { only(run(job, 2), "evaluation").into_iter().map(untimed).collect() };
+    let undisturbed = told(&job(dir.path(), &more));
+    let (_killed, job) = killed(&more, &[(0, 3)]);
+    assert_eq!(told(&job), undisturbed);
 }
 
 #[test]
