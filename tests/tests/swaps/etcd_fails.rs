@@ -9,8 +9,10 @@ use tokio::time::{self, Instant};
 
 use crate::support::{MODEL, plan, stage};
 
-/// How long calls are compared: then the leader commits, without any news. Shorter than a lease by far.
+/// How long calls are compared: then the leader commits, without any news.
 const TRIAL: u32 = 5;
+/// How much of that passes before the fault: two thirds of a lease after it the leader may have given up its place.
+const UNTROUBLED: Duration = Duration::from_secs(2);
 
 /// A stage on which the leader is about to commit a swap to checkpoint 1, with nothing but `fault` on the way to etcd of
 /// those who are `linked`; and the leader's place.
@@ -21,6 +23,7 @@ async fn about_to_commit(linked: Linked, fault: Fault) -> (Stage, usize) {
     let id = stage.promote(1, trial).await.id;
     let there = Operator::new(&stage.cluster.gateways[leader], MODEL);
     there.until(|swap| swap.id == id && swap.state() == SwapState::Trial).await;
+    time::sleep(UNTROUBLED).await;
     stage.cluster.link.as_ref().unwrap().set(fault);
     stage.is_still(Recorded::Trial).await;
     (stage, leader)
